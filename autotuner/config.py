@@ -1,0 +1,106 @@
+"""Configuration: defaults here, then one TOML file, then environment, then flags; checked at the door."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from autotuner.errors import ConfigurationError
+from autotuner.messages import MODES
+
+
+def state_directory(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """Where runs, journal and studies live: AUTOTUNER_STATE_DIR, else the platform's own place."""
+    if environment.get("AUTOTUNER_STATE_DIR"):
+        return Path(environment["AUTOTUNER_STATE_DIR"]).expanduser()
+    home = Path(environment.get("HOME") or Path.home())
+    if platform == "darwin":
+        return home / "Library" / "Application Support" / "autotuner"
+    return Path(environment.get("XDG_STATE_HOME") or home / ".local" / "state") / "autotuner"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that the daemon can be told."""
+
+    state_directory: Path
+    mode: str = "act"
+    policy: str = "default"
+    """``default`` (the artefact that won the evaluation), ``hold``, ``rules``, ``learned`` or a path to an artefact."""
+    port: int = 9871
+    """Port of /metrics, /healthz and the status page on 127.0.0.1; 0 picks a free one."""
+    tick_seconds: float = 1.0
+    decision_seconds: float = 0.0
+    """Seconds between two decisions of a run; 0 derives it from the run's budget."""
+    changes_per_hour: int = 240
+    retention_days: float = 30.0
+    propose_seconds: float = 3600.0
+    """How often the next architecture is proposed, besides after each finished run."""
+    injected_readings: str = ""
+    """File with scripted readings (heat and memory of an experiment); empty reads the machine alone."""
+    log_level: str = "info"
+
+
+_ALLOWED = {
+    "mode": MODES,
+    "log_level": ("debug", "info", "warning", "error"),
+}
+_RANGES = {
+    "port": (0, 65535),
+    "tick_seconds": (0.05, 60.0),
+    "decision_seconds": (0.0, 3600.0),
+    "changes_per_hour": (0, 100000),
+    "retention_days": (0.0, 36500.0),
+    "propose_seconds": (1.0, 1e7),
+}
+
+
+def load(
+    path: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> Config:
+    """Read the configuration; later sources win: file, ``AUTOTUNER_*`` variables, flags that are not None.
+
+    Raises ConfigurationError, naming the value, what is allowed and where the value came from.
+    """
+    config = Config(state_directory=state_directory(environment))
+    known = {field.name: field for field in fields(Config)}
+    if path is not None:
+        try:
+            document = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigurationError(f"configuration file {path} does not exist") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"configuration file {path} is not TOML: {error}") from None
+        for name, value in document.items():
+            config = _set(config, known, name, value, str(path))
+    for name in known:
+        variable = "AUTOTUNER_" + ("STATE_DIR" if name == "state_directory" else name.upper())
+        if environment.get(variable):
+            config = _set(config, known, name, environment[variable], variable)
+    for name, value in (flags or {}).items():
+        if value is not None:
+            config = _set(config, known, name, value, f"flag --{name.replace('_', '-')}")
+    return config
+
+
+def _set(config: Config, known: Mapping[str, Any], name: str, value: Any, origin: str) -> Config:
+    if name not in known:
+        raise ConfigurationError(f"{origin}: unknown setting {name!r}; known: {', '.join(known)}")
+    current = getattr(config, name)
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        converted: Any = Path(value).expanduser() if name == "state_directory" else type(current)(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{origin}: {name} = {value!r}; expected {type(current).__name__}") from None
+    if name in _ALLOWED and converted not in _ALLOWED[name]:
+        raise ConfigurationError(f"{origin}: {name} = {value!r}; allowed: {', '.join(_ALLOWED[name])}")
+    if name in _RANGES and not _RANGES[name][0] <= converted <= _RANGES[name][1]:
+        low, high = _RANGES[name]
+        raise ConfigurationError(f"{origin}: {name} = {value!r}; allowed: {low} to {high}")
+    return replace(config, **{name: converted})

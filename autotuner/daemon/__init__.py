@@ -1,0 +1,1 @@
+"""The background service: discovers runs, reads sensors, decides, keeps the journal, and shows all of it."""

@@ -1,0 +1,89 @@
+"""The daemon's state at one tick, immutable: what metrics, status page and CLI show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from autotuner.messages import MachineState
+
+
+@dataclass(frozen=True)
+class KnobSnapshot:
+    """One knob of one run: asked by the daemon, acknowledged by the script, seen in the samples."""
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    asked: float
+    acknowledged: float
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class RunSnapshot:
+    """One run. None is unknown."""
+
+    run_id: str
+    name: str
+    framework: str
+    state: str
+    """``live``, ``stalled`` (no sample for long) or ``ended``."""
+    started_unix: float
+    step: int
+    images: int
+    loss: float | None
+    held_out_loss: float | None
+    quality: float | None
+    step_seconds: float | None
+    images_per_second: float | None
+    active_bytes: int
+    cache_bytes: int
+    peak_bytes: int
+    predicted_bytes: float | None
+    stage: int
+    revision: int
+    last_sample_age_seconds: float | None
+    budget_used: float | None
+    knobs: tuple[KnobSnapshot, ...]
+    policy: str
+    last_what: str
+    last_why: str
+    decisions: int
+    changes: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """Count by (knob, direction, reason)."""
+    vetoes: dict[str, int] = field(default_factory=dict)
+    """Count of wishes refused by the guard, by reason."""
+    not_finite_steps: int = 0
+    lost_records: int = 0
+    """Ring records overwritten before the daemon read them."""
+
+
+@dataclass(frozen=True)
+class SensorSnapshot:
+    """One sensor's last reading."""
+
+    name: str
+    source: str
+    up: bool
+    seconds: float
+    """How long reading took."""
+    age_seconds: float
+    reason: str = ""
+    """Why there is no value; empty when there is."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything at one tick."""
+
+    unix_time: float
+    started_unix: float
+    version: str
+    mode: str
+    policy: str
+    tick_seconds: float
+    """Duration of the last tick's work."""
+    machine: MachineState
+    sensors: tuple[SensorSnapshot, ...] = ()
+    runs: tuple[RunSnapshot, ...] = ()
+    journal_bytes: int = 0
