@@ -19,8 +19,8 @@ class Choice:
 class Policy(Protocol):
     """Maps an observation to a wish.
 
-    ``choose`` must be deterministic, keep no state between calls, read nothing but its arguments, and return an action whose mask is
-    true. Action 0 (hold) is always legal. One policy object serves many runs.
+    ``choose`` must be deterministic, keep no state between calls, read nothing but its arguments, and return an action whose
+    mask is true. Action 0 (hold) is always legal. One policy object serves many runs.
     """
 
     name: str

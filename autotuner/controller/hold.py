@@ -1,0 +1,18 @@
+"""The do-nothing policy: the baseline of every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autotuner.controller.actions import HOLD
+from autotuner.controller.policy import Choice
+
+
+class Hold:
+    """Leaves every knob where the script put it."""
+
+    name = "hold"
+
+    def choose(self, observation: Sequence[float], mask: Sequence[bool]) -> Choice:
+        """Hold."""
+        return Choice(HOLD, "hold")
