@@ -1,0 +1,35 @@
+"""The record of what was seen, intended, delivered, acknowledged and observed: one SQLite file (standard library only).
+
+``Reader`` serves CLI, status page, search and reports, with or without a daemon; ``Journal`` is the daemon's writing side.
+"""
+
+from autotuner.journal.reader import Reader, journal_path
+from autotuner.journal.records import (
+    AdviceRecord,
+    ChangeRecord,
+    DecisionRecord,
+    EvaluationRecord,
+    MachineRecord,
+    PinRecord,
+    QuarantineRecord,
+    RunRecord,
+    TelemetryRecord,
+    model_key,
+)
+from autotuner.journal.writer import Journal
+
+__all__ = [
+    "AdviceRecord",
+    "ChangeRecord",
+    "DecisionRecord",
+    "EvaluationRecord",
+    "Journal",
+    "MachineRecord",
+    "PinRecord",
+    "QuarantineRecord",
+    "Reader",
+    "RunRecord",
+    "TelemetryRecord",
+    "journal_path",
+    "model_key",
+]

@@ -1,0 +1,123 @@
+"""The journal's reading side: typed rows for command line, status page, search and reports."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from autotuner.errors import JournalError
+from autotuner.journal.records import (
+    AdviceRecord,
+    ChangeRecord,
+    DecisionRecord,
+    EvaluationRecord,
+    MachineRecord,
+    PinRecord,
+    QuarantineRecord,
+    RunRecord,
+    TelemetryRecord,
+)
+from autotuner.journal.schema import TABLE_OF, connect_read_only
+
+Record = TypeVar("Record")
+
+
+def journal_path(state_directory: Path) -> Path:
+    """Where the journal of a state directory is."""
+    return state_directory / "journal.sqlite3"
+
+
+class Reader:
+    """Reads a journal, with or without a daemon writing it; every method returns the oldest row first.
+
+    One reader belongs to the thread that opened it. Raises JournalError when the file is missing, locked or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection = connect_read_only(path)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def runs(self, live: bool | None = None, last: int | None = None) -> list[RunRecord]:
+        """Runs by creation; ``live`` selects live or ended ones, ``last`` the newest."""
+        condition = {None: "1", True: "ended_unix IS NULL", False: "ended_unix IS NOT NULL"}[live]
+        return self._select(RunRecord, condition, (), "created_unix, rowid", last)
+
+    def run(self, run_id: str) -> RunRecord | None:
+        """The run with exactly this id."""
+        return next(iter(self._select(RunRecord, "run_id = ?", (run_id,), "rowid")), None)
+
+    def find_run(self, text: str) -> RunRecord:
+        """The run meant by an id, a unique prefix of an id, or a name (its newest run); raises JournalError otherwise."""
+        runs = self.runs()
+        exact = [run for run in runs if run.run_id == text] or [run for run in runs if run.name == text]
+        if exact:
+            return exact[-1]
+        matching = [run for run in runs if run.run_id.startswith(text)]
+        if len(matching) == 1:
+            return matching[0]
+        shown = ", ".join(run.run_id for run in (matching or runs)[-8:]) or "none"
+        fact = f"{text!r} means {len(matching)} runs" if matching else f"no run is called {text!r}"
+        raise JournalError(f"{fact}; {'candidates' if matching else 'known runs'}: {shown}")
+
+    def changes(self, run_id: str, last: int | None = None) -> list[ChangeRecord]:
+        """Changes of one run."""
+        return self._select(ChangeRecord, "run_id = ?", (run_id,), "change_id", last)
+
+    def open_changes(self, run_id: str) -> list[ChangeRecord]:
+        """Changes whose fate is not settled: intended or delivered."""
+        return self._select(ChangeRecord, "run_id = ? AND state IN ('intended', 'delivered')", (run_id,), "change_id")
+
+    def decisions(self, run_id: str, last: int | None = None, changed_only: bool = False) -> list[DecisionRecord]:
+        """Decisions of one run, hold included unless ``changed_only``."""
+        condition = "run_id = ? AND (changed > 0 OR vetoed <> '')" if changed_only else "run_id = ?"
+        return self._select(DecisionRecord, condition, (run_id,), "decision_id", last)
+
+    def telemetry(self, run_id: str, since_unix: float = 0.0, last: int | None = None) -> list[TelemetryRecord]:
+        """One row a tick that had a new sample."""
+        return self._select(TelemetryRecord, "run_id = ? AND time_unix >= ?", (run_id, since_unix), "time_unix", last)
+
+    def evaluations(self, run_id: str) -> list[EvaluationRecord]:
+        """Held-out measurements of one run."""
+        return self._select(EvaluationRecord, "run_id = ?", (run_id,), "time_unix")
+
+    def machine(self, since_unix: float = 0.0, until_unix: float = 1e18) -> list[MachineRecord]:
+        """The machine's readings while any run was live."""
+        return self._select(MachineRecord, "time_unix BETWEEN ? AND ?", (since_unix, until_unix), "time_unix")
+
+    def pins(self, run_id: str | None = None) -> list[PinRecord]:
+        """Pinned knobs of one run, or of all."""
+        return self._select(PinRecord, "?1 IS NULL OR run_id = ?1", (run_id,), "time_unix")
+
+    def quarantine(self, model: str | None = None) -> list[QuarantineRecord]:
+        """Quarantined knob values of one model (see ``model_key``), or of all."""
+        return self._select(QuarantineRecord, "?1 IS NULL OR model = ?1", (model,), "time_unix")
+
+    def advice(self, run_id: str | None = None) -> list[AdviceRecord]:
+        """Standing advice for one run, or for all."""
+        return self._select(AdviceRecord, "?1 IS NULL OR run_id = ?1", (run_id,), "last_unix")
+
+    def _select(
+        self, record: type[Record], condition: str, arguments: tuple[Any, ...], order: str, last: int | None = None
+    ) -> list[Record]:
+        table = TABLE_OF[record]
+        newest_first = ", ".join(f"{column} DESC" for column in order.split(", "))
+        sql = f"SELECT {', '.join(table.columns)} FROM {table.name} WHERE {condition} ORDER BY {newest_first} LIMIT ?"
+        bound = (*arguments, -1 if last is None else last)
+        if "?1" in condition:
+            sql = sql.removesuffix("?") + "?2"
+        try:
+            return [record(*row) for row in self._connection.execute(sql, bound)][::-1]
+        except sqlite3.Error as error:
+            raise JournalError(f"journal {self.path}: {error}") from None

@@ -1,0 +1,168 @@
+"""The journal's tables, generated from the records, and how a file is opened, checked and moved aside."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from autotuner.errors import JournalError
+from autotuner.journal.records import (
+    AdviceRecord,
+    ChangeRecord,
+    DecisionRecord,
+    EvaluationRecord,
+    MachineRecord,
+    PinRecord,
+    QuarantineRecord,
+    RunRecord,
+    TelemetryRecord,
+)
+
+SCHEMA_VERSION = 1
+BUSY_MILLISECONDS = 2000
+CHECKED_BYTES = 64 * 2**20
+"""Files up to this size are checked page by page when they are opened; beyond it that would delay the start."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: the record it holds, its key, and its index."""
+
+    name: str
+    record: type
+    primary_key: tuple[str, ...] = ()
+    index: tuple[str, ...] = ()
+    serial: str = ""
+    """Column numbered by SQLite."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Column names, in the record's order."""
+        return tuple(field.name for field in fields(self.record))
+
+    def statements(self) -> Iterator[str]:
+        """The SQL that creates it."""
+        columns = [f"{field.name} {self._type(field.name, str(field.type))}" for field in fields(self.record)]
+        if self.primary_key:
+            columns.append(f"PRIMARY KEY ({', '.join(self.primary_key)})")
+        yield f"CREATE TABLE {self.name} ({', '.join(columns)})"
+        if self.index:
+            yield f"CREATE INDEX {self.name}_index ON {self.name} ({', '.join(self.index)})"
+
+    def _type(self, column: str, annotation: str) -> str:
+        if column == self.serial:
+            return "INTEGER PRIMARY KEY"
+        kind = _COLUMN_TYPES[annotation.removesuffix(" | None")]
+        return kind if annotation.endswith("None") else f"{kind} NOT NULL"
+
+
+_COLUMN_TYPES = {"str": "TEXT", "int": "INTEGER", "float": "REAL"}
+
+TABLES: tuple[Table, ...] = (
+    Table("runs", RunRecord, ("run_id",)),
+    Table("changes", ChangeRecord, index=("run_id", "revision"), serial="change_id"),
+    Table("decisions", DecisionRecord, index=("run_id", "time_unix"), serial="decision_id"),
+    Table("telemetry", TelemetryRecord, ("run_id", "time_unix")),
+    Table("machine", MachineRecord, ("time_unix",)),
+    Table("evaluations", EvaluationRecord, ("run_id", "step")),
+    Table("pins", PinRecord, ("run_id", "knob")),
+    Table("quarantine", QuarantineRecord, ("model", "values_json")),
+    Table("advice", AdviceRecord, ("advice_id",)),
+)
+TABLE_OF: dict[type, Table] = {table.record: table for table in TABLES}
+
+
+class DamagedJournalError(JournalError):
+    """The file is no journal, is torn, or has another schema version."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open or create the journal for writing; raises DamagedJournalError or JournalError."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MILLISECONDS / 1000)
+    try:
+        if path.stat().st_size == 0:
+            _create(connection)
+        check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA fullfsync = ON")  # macOS: plain fsync leaves the data in the drive's cache
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open an existing journal that somebody else may be writing; raises JournalError."""
+    if not path.exists():
+        raise JournalError(f"no journal at {path}: no daemon has run with this state directory yet")
+    connection = _open_read_only(path)
+    try:
+        check(connection, path, every_page=False)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    uri = path.absolute().as_uri()
+    for options in ("mode=ro", "immutable=1"):  # a directory that we may not write to needs the second
+        connection = sqlite3.connect(f"{uri}?{options}", uri=True, timeout=BUSY_MILLISECONDS / 1000)
+        try:
+            connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+            return connection
+        except sqlite3.OperationalError as error:
+            connection.close()
+            if "locked" in str(error) or options == "immutable=1":
+                raise JournalError(f"journal {path}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise DamagedJournalError(f"journal {path}: {error}") from None
+    raise AssertionError("unreachable")
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    if not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():  # else another process was first
+        for table in TABLES:
+            for statement in table.statements():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def check(connection: sqlite3.Connection, path: Path, every_page: bool = True) -> None:
+    """Raise DamagedJournalError unless this is a sound journal of this version."""
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if every_page and path.stat().st_size <= CHECKED_BYTES:
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise DamagedJournalError(f"journal {path} is damaged: {verdict}")
+    except sqlite3.OperationalError as error:
+        raise JournalError(f"journal {path}: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise DamagedJournalError(f"journal {path} is damaged: {error}") from None
+    missing = {table.name for table in TABLES} - names
+    if version != SCHEMA_VERSION:
+        raise DamagedJournalError(f"journal {path} has schema version {version}; this Autotuner keeps version {SCHEMA_VERSION}")
+    if missing:
+        raise DamagedJournalError(f"journal {path} lacks the tables {', '.join(sorted(missing))}")
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a damaged journal, with its write-ahead log, to ``journal.corrupt-<n>``; nothing is deleted."""
+    number = 1
+    while (target := path.with_suffix(f".corrupt-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        source = path.with_name(path.name + suffix)
+        if source.exists():
+            source.rename(target.with_name(target.name + suffix))
+    return target
