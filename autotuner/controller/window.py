@@ -75,6 +75,7 @@ class RunWindow:
         self.not_finite_steps = 0
         self.out_of_memory = False
         self._used = 0
+        self._step_before = 0
         self._reset_accumulators()
 
     def _reset_accumulators(self) -> None:
@@ -183,7 +184,10 @@ class RunWindow:
         step_seconds = median(self._step_seconds) if self._step_seconds else math.nan
         images = self.last_sample.images if self.last_sample else 0
         before = self.intervals[-1].images if self.intervals else 0
-        per_step = max(0, images - before) / self._steps if self._steps else 0.0
+        step = self.last_sample.step if self.last_sample else 0
+        taken = step - self._step_before  # by number, not by records: some may be lost, or never written
+        self._step_before = step
+        per_step = max(0, images - before) / taken if taken > 0 else 0.0
         return Interval(
             end=now,
             steps=self._steps,
