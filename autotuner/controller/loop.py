@@ -153,7 +153,8 @@ class ControlLoop:
         return observe(self.window, now)
 
     def mask(self, now: float) -> tuple[bool, ...]:
-        """Which actions the guard allows at ``now``."""
+        """Which actions the guard allows at ``now``; ends the current interval, as ``observe`` does."""
+        self.window.close(now)
         return self.guard.mask(self.window, self.pinned, self.pending, now)
 
     def decide(self, now: float) -> Decision:

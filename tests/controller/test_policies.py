@@ -1,0 +1,180 @@
+"""The contract of a policy over all policies, and what each one is for."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from controller_bench import MEGABYTE, make_bench
+from safetensors.numpy import save
+
+from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD
+from autotuner.controller.hold import Hold
+from autotuner.controller.learned import Learned
+from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
+from autotuner.controller.reasons import REASONS
+from autotuner.controller.rules import Rules
+from autotuner.errors import ArtefactError
+
+
+def write_artefact(directory, seed=0, **card):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "pi.0.weight": (16, len(FEATURES)),
+        "pi.0.bias": (16,),
+        "pi.1.weight": (16, 16),
+        "pi.1.bias": (16,),
+        "action.weight": (ACTION_COUNT, 16),
+        "action.bias": (ACTION_COUNT,),
+    }
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    document = {
+        "name": "random",
+        "observation_version": OBSERVATION_VERSION,
+        "features": list(FEATURES),
+        "actions": list(ACTION_NAMES),
+        **card,
+    }
+    directory.mkdir(exist_ok=True)
+    (directory / "policy.safetensors").write_bytes(save(arrays))
+    (directory / "card.json").write_text(json.dumps(document))
+    return directory
+
+
+@pytest.fixture(params=["hold", "rules", "learned"])
+def policy(request, tmp_path):
+    if request.param == "learned":
+        return Learned.load(write_artefact(tmp_path / "artefact"))
+    return {"hold": Hold, "rules": Rules}[request.param]()
+
+
+def test_every_policy_keeps_the_contract(policy):
+    """Deterministic, always legal, and with a reason from the table, over 300 random observations and masks."""
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        observation = tuple(rng.uniform(-1, 1, len(FEATURES)))
+        mask = (True, *(bool(x) for x in rng.random(ACTION_COUNT - 1) < 0.5))
+        choice = policy.choose(observation, mask)
+        assert choice == policy.choose(observation, mask)
+        assert mask[choice.action]
+        assert choice.reason in REASONS
+
+
+def test_every_policy_holds_when_nothing_else_is_legal(policy):
+    mask = (True, *(False,) * (ACTION_COUNT - 1))
+    assert policy.choose((0.5,) * len(FEATURES), mask).action == HOLD
+
+
+def test_rules_take_memory_back_in_small_steps_and_return_it_slowly():
+    bench = make_bench(Rules())
+    bench.used = 950 * MEGABYTE
+    bench.machine(memory_available_bytes=60 * MEGABYTE, memory_total_bytes=1010 * MEGABYTE)
+    before = bench.turn()
+    assert (before.what, before.reason) == ("micro_batch 64 to 32", "memory_high")
+    bench.used = 300 * MEGABYTE
+    bench.machine(memory_available_bytes=2000 * MEGABYTE)
+    grown = [bench.turn() for _ in range(20)]
+    assert "micro_batch 32 to 64" in [decision.what for decision in grown]
+    assert grown[0].what != "micro_batch 32 to 64"
+
+
+def test_rules_ease_off_in_heat_and_come_back_when_it_is_over():
+    bench = make_bench(Rules())
+    bench.machine(thermal_level=2)
+    for _ in range(4):
+        bench.turn()
+    assert bench.value("pace") < 1.0
+    bench.machine(thermal_level=0)
+    for _ in range(30):
+        bench.turn()
+    assert bench.value("pace") == 1.0
+
+
+def test_rules_start_coarse_end_fine_and_distill_last():
+    bench = make_bench(Rules())
+    changes = [(i, change.what) for i in range(60) for change in bench.turn().changes]
+    whats = [what for _, what in changes]
+    assert whats.index("resolution 28 to 20") < whats.index("resolution 20 to 28") < whats.index("distill 0 to 1")
+    assert bench.value("resolution") == 28
+    assert bench.value("distill") == 2
+
+
+def test_a_learned_choice_says_how_sure_it_is_and_why(tmp_path):
+    policy = Learned.load(write_artefact(tmp_path / "artefact"))
+    rng = np.random.default_rng(2)
+    mask = (False, *(True,) * (ACTION_COUNT - 1))
+    choice = policy.choose(tuple(rng.uniform(-1, 1, len(FEATURES))), mask)
+    assert choice.detail.startswith("p=")
+    assert any(feature in choice.detail for feature in FEATURES)
+
+
+def test_the_influence_that_is_named_is_the_gradient_of_the_logit(tmp_path):
+    policy = Learned.load(write_artefact(tmp_path / "artefact"))
+    x = np.random.default_rng(3).uniform(-1, 1, len(FEATURES))
+    logits, first, second = policy._forward(x)
+    action = int(np.argmax(logits[1:])) + 1
+    step = 1e-6
+    influence = np.array(
+        [
+            (
+                (policy.logits(x + step * np.eye(len(x))[i]) - logits)[action]
+                - (policy.logits(x + step * np.eye(len(x))[i]) - logits)[HOLD]
+            )
+            / step
+            * x[i]
+            for i in range(len(x))
+        ]
+    )
+    strongest = FEATURES[int(np.argmax(influence))]
+    assert f"because of {strongest}=" in policy._because(action, x, first, second)
+
+
+def test_an_observation_that_is_not_finite_is_answered_with_hold(tmp_path):
+    policy = Learned.load(write_artefact(tmp_path / "artefact"))
+    assert policy.choose((float("nan"),) * len(FEATURES), (True,) * ACTION_COUNT).action == HOLD
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"observation_version": OBSERVATION_VERSION + 1}, "observation version"),
+        ({"features": ["something else"]}, "features differ"),
+        ({"actions": list(ACTION_NAMES[:-1])}, "actions differ"),
+        ({"sha256": "0" * 64}, "sha256"),
+    ],
+)
+def test_an_artefact_of_another_version_is_refused_with_its_file_and_values(tmp_path, card, message):
+    directory = write_artefact(tmp_path / "artefact", **card)
+    with pytest.raises(ArtefactError, match=message) as error:
+        Learned.load(directory)
+    assert str(directory) in str(error.value)
+
+
+def test_a_missing_artefact_is_refused(tmp_path):
+    with pytest.raises(ArtefactError, match="cannot be read"):
+        Learned.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("damage", [b"", b"not safetensors", b"\xff" * 64, b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+def test_a_damaged_artefact_is_refused(tmp_path, damage):
+    directory = write_artefact(tmp_path / "artefact")
+    (directory / "policy.safetensors").write_bytes(damage)
+    with pytest.raises(ArtefactError):
+        Learned.load(directory)
+
+
+def test_weights_of_the_wrong_shape_or_not_finite_are_refused(tmp_path):
+    directory = write_artefact(tmp_path / "artefact")
+    from safetensors.numpy import load
+
+    arrays = load((directory / "policy.safetensors").read_bytes())
+    for name, value in (("action.bias", np.zeros(3, np.float32)), ("pi.0.bias", np.full(16, np.nan, np.float32))):
+        (directory / "policy.safetensors").write_bytes(save({**arrays, name: value}))
+        with pytest.raises(ArtefactError, match=name):
+            Learned.load(directory)
+
+
+def test_action_names_say_what_they_do():
+    assert ACTION_NAMES[:3] == ("hold", "resolution down", "resolution up")
+    assert len(set(ACTION_NAMES)) == len(ACTIONS)
