@@ -12,6 +12,10 @@ class Unavailable(AutotunerError):  # noqa: N818 - a fact, not a mistake
     """A sensor has no value: the reason is a fact about this machine, to be shown and not hidden."""
 
 
+class Absent(Unavailable):
+    """This machine has no such thing, and that is no failure: no limit, no thermal zone, no counters."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """One row of the table: a thing that can be read, its unit and what it means."""
@@ -48,9 +52,9 @@ class Sensor(Protocol):
     """Reads one thing of one platform.
 
     ``read`` returns at least one reading of quantities in ``QUANTITIES``, each within its bounds, or raises
-    ``Unavailable`` with the reason; it never invents a value and never returns an old one. It is called about once a
-    second from one thread and must come back within two seconds. ``now`` is ``time.monotonic()`` of the caller.
-    Anything else that it raises is a defect, which the registry isolates.
+    ``Unavailable`` with the reason (``Absent`` where the machine has no such thing); it never invents a value and never
+    returns an old one. It is called about once a second from one thread and must come back within two seconds.
+    ``now`` is ``time.monotonic()`` of the caller. Anything else that it raises is a defect, which the registry isolates.
     """
 
     @property
