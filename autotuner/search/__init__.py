@@ -1,0 +1,1 @@
+"""Proposes the architecture of a project's next run from the runs that have finished (Optuna; runs in a child process)."""
