@@ -264,6 +264,7 @@ def test_a_file_of_another_optuna_is_an_error_that_names_it(runs):
 
 def test_two_proposers_at_once_take_turns(runs):
     runs.add(0.2)
+    (runs.state / STUDY_FILE).unlink()
     command = [sys.executable, "-m", "autotuner.search", "propose", "--state-dir", str(runs.state), "--json"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=60) for process in both]
