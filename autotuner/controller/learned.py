@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, HOLD
+from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD
 from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
 from autotuner.controller.policy import Choice
 from autotuner.errors import ArtefactError
+from autotuner.knobs import KNOB_NAMES
 
 ARRAYS = ("pi.0.weight", "pi.0.bias", "pi.1.weight", "pi.1.bias", "action.weight", "action.bias")
 LARGEST_ARTEFACT_BYTES = 16_000_000
@@ -25,12 +26,17 @@ Array = NDArray[np.float64]
 
 
 class Learned:
-    """Two tanh layers and one logit an action; the largest allowed logit wins (Huang & Ontanon 2020, action masking)."""
+    """Two tanh layers and one logit an action; the largest allowed logit wins (Huang & Ontanon 2020, action masking).
+
+    A card may name the ``knobs`` that the policy met in training; it never moves another one.
+    """
 
     def __init__(self, name: str, weights: dict[str, Array], card: dict[str, Any]) -> None:
         self.name = name
         self.card = card
         self._weights = weights
+        met = card.get("knobs", KNOB_NAMES)
+        self._met = np.array([not action.step or action.knob in met for action in ACTIONS])
 
     @classmethod
     def load(cls, directory: Path) -> Learned:
@@ -63,7 +69,7 @@ class Learned:
         if not np.isfinite(x).all():
             return Choice(HOLD, "hold", "observation not finite")
         logits, first, second = self._forward(x)
-        allowed = np.asarray(mask, dtype=bool)
+        allowed = np.asarray(mask, dtype=bool) & self._met
         masked = np.where(allowed, logits, -np.inf)
         action = int(np.argmax(masked)) if allowed.any() else HOLD
         if action == HOLD:

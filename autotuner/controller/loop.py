@@ -140,6 +140,12 @@ class ControlLoop:
         self.pending = False
         self.asked = self.positions
 
+    def resume(self, asked: tuple[int, ...], knobs: tuple[str, ...]) -> None:
+        """Wait for the answer to an ask that an earlier daemon delivered."""
+        self.asked = asked
+        self._asked_knobs = knobs
+        self.pending = asked != self.positions
+
     def due(self, now: float) -> bool:
         """Whether it is time to decide: an interval has passed, or the guard must act at once."""
         if self.window.last_sample is None:

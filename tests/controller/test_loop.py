@@ -118,8 +118,8 @@ def test_every_reason_that_the_controller_names_is_in_the_table():
     named = set()
     for path in Path(package.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Choice", "Change") and len(node.args) > 1:
-                named |= {a.value for a in node.args[1:] if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Choice" and len(node.args) > 1:
+                named.add(getattr(node.args[1], "value", ""))
             if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and path.name == "guard.py":
                 named.add(node.value.value)
     named = {name for name in named if isinstance(name, str) and name}

@@ -130,6 +130,14 @@ def test_the_influence_that_is_named_is_the_gradient_of_the_logit(tmp_path):
     assert f"because of {strongest}=" in policy._because(action, x, first, second)
 
 
+def test_a_knob_that_the_policy_never_met_in_training_is_left_alone(tmp_path):
+    policy = Learned.load(write_artefact(tmp_path / "artefact", knobs=["pace"]))
+    rng = np.random.default_rng(4)
+    chosen = {policy.choose(tuple(rng.uniform(-1, 1, len(FEATURES))), (True,) * ACTION_COUNT).action for _ in range(200)}
+    assert {ACTIONS[action].knob for action in chosen} <= {"", "pace"}
+    assert len(chosen) > 1
+
+
 def test_an_observation_that_is_not_finite_is_answered_with_hold(tmp_path):
     policy = Learned.load(write_artefact(tmp_path / "artefact"))
     assert policy.choose((float("nan"),) * len(FEATURES), (True,) * ACTION_COUNT).action == HOLD
