@@ -1,0 +1,67 @@
+"""The script's own bounds, checked again in the hook whatever the daemon asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autotuner.knobs import KnobDeclaration, find
+from autotuner.messages import REFUSALS
+
+_CODES = {sentence: code for code, sentence in REFUSALS.items()}
+ALLOWED = _CODES[""]
+OUTSIDE_LADDER = _CODES["outside the ladder"]
+SHAPE_BUDGET_SPENT = _CODES["shape budget spent"]
+JOINT_LIMIT = _CODES["joint limit on pixels"]
+NOT_TUNABLE = _CODES["knob is not tunable"]
+
+Values = Mapping[str, float]
+
+
+class Bounds:
+    """What one run allows: its ladders, a number of tensor shapes, and a number of pixels in one forward pass."""
+
+    def __init__(self, knobs: tuple[KnobDeclaration, ...], fixed: Values, max_shapes: int, max_pixels: int | None) -> None:
+        """``fixed`` holds the values of knobs that are not offered."""
+        self.knobs = knobs
+        self._fixed = fixed
+        self._max_shapes = max_shapes
+        self._max_pixels = max_pixels
+        self._shapes: set[tuple[float, ...]] = set()
+
+    def values(self, positions: Sequence[int]) -> dict[str, float]:
+        """The plain value of every knob, offered or not; whole numbers are ints."""
+        values = dict(self._fixed)
+        for knob, position in zip(self.knobs, positions, strict=True):
+            value = knob.values[position]
+            values[knob.name] = int(value) if find(knob.name).integer else float(value)
+        return values
+
+    def refusal(self, asked: Sequence[int], in_force: Sequence[int]) -> int:
+        """Why ``asked`` must not follow ``in_force``: a key of REFUSALS, 0 when it may."""
+        if not self._on_ladders(asked):
+            return OUTSIDE_LADDER
+        if any(new != old and not knob.tunable for knob, new, old in zip(self.knobs, asked, in_force, strict=True)):
+            return NOT_TUNABLE
+        new, old = self.values(asked), self.values(in_force)
+        if _shape(new) not in self._shapes and len(self._shapes) >= self._max_shapes:
+            return SHAPE_BUDGET_SPENT
+        if self._max_pixels is not None and _pixels(new) > max(self._max_pixels, _pixels(old)):
+            return JOINT_LIMIT
+        return ALLOWED
+
+    def use(self, positions: Sequence[int]) -> None:
+        """Count the shape of ``positions`` as used in this run."""
+        self._shapes.add(_shape(self.values(positions)))
+
+    def _on_ladders(self, positions: Sequence[int]) -> bool:
+        return len(positions) == len(self.knobs) and all(
+            0 <= position < len(knob.values) for knob, position in zip(self.knobs, positions, strict=True)
+        )
+
+
+def _shape(values: Values) -> tuple[float, ...]:
+    return (values.get("resolution", 0), values.get("micro_batch", 0))
+
+
+def _pixels(values: Values) -> float:
+    return values.get("micro_batch", 0) * values.get("resolution", 0) ** 2

@@ -1,0 +1,69 @@
+"""Files of a run: owner-only, with their blocks allocated in advance, replaced atomically."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from pathlib import Path
+
+_SLUG_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.")
+_SLUG_LENGTH = 64
+
+
+def slug(name: str) -> str:
+    """``name`` as it appears in file names: lower case, other characters become single dashes; never empty."""
+    kept = "".join(letter if letter in _SLUG_CHARACTERS else "-" for letter in name.lower())
+    words = "-".join(word for word in kept.split("-") if word)
+    return words[:_SLUG_LENGTH].strip("-._") or "run"
+
+
+def make_run_directory(state: Path, name: str, now_unix: float) -> Path:
+    """A new directory ``runs/<slug>-<time>-<pid>-<n>``; two runs never share one."""
+    runs = state / "runs"
+    for directory in (state, runs):
+        directory.mkdir(mode=0o700, parents=directory is state, exist_ok=True)
+    stem = f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now_unix))}-{os.getpid()}"
+    number = 1
+    while True:
+        try:
+            (runs / f"{stem}-{number}").mkdir(mode=0o700)
+        except FileExistsError:
+            number += 1
+        else:
+            return runs / f"{stem}-{number}"
+
+
+def map_new_file(path: str | os.PathLike[str], size: int) -> mmap.mmap:
+    """Create ``path`` and map it. Its blocks exist afterwards, so that no later store can end the process with SIGBUS."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        allocate(descriptor, size)
+        return mmap.mmap(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Give the file ``size`` bytes that exist on the disk; raises OSError (ENOSPC, EDQUOT, EFBIG) when it cannot."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    zeros = bytes(min(size, 1 << 16))
+    written = 0
+    while written < size:
+        written += os.pwrite(descriptor, zeros[: size - written], written)
+    os.fsync(descriptor)  # some file systems find out only now that the disk is full
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write ``path`` so that a reader sees the old text or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,91 @@
+"""What identifies a process: when it started, and which rank of a distributed training it is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+Raw = TypeVar("Raw")
+
+RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "LOCAL_RANK")
+"""Set by torchrun, accelerate, mlx.launch and Open MPI; the first one that is set counts."""
+
+_PROC_PIDTBSDINFO = 3
+_BSDINFO_BYTES = 136
+_BSDINFO_START = struct.Struct("<QQ")  # pbi_start_tvsec and pbi_start_tvusec, the last two fields
+_BSDINFO_START_OFFSET = 120
+
+
+def process_start(
+    pid: int,
+    *,
+    platform: str = sys.platform,
+    read_stat: Callable[[int], str] | None = None,
+    pid_info: Callable[[int], bytes] | None = None,
+    run_ps: Callable[[int], str] | None = None,
+) -> float | None:
+    """When ``pid`` started, in the platform's own unit, or None when there is no such process.
+
+    Linux counts clock ticks since boot, macOS seconds since 1970; only equality means something.
+    """
+    if platform == "linux":
+        return _parsed(parse_stat, read_stat or _read_stat, pid)
+    start = _parsed(parse_bsdinfo, pid_info or _pid_info, pid) if platform == "darwin" else None
+    return start if start is not None else _parsed(parse_lstart, run_ps or _run_ps, pid)
+
+
+def rank(environment: Mapping[str, str] = os.environ) -> int:
+    """The rank of this process in a distributed training; 0 when it is alone."""
+    for variable in RANK_VARIABLES:
+        if variable in environment:
+            text = environment[variable]
+            return int(text) if text.isdecimal() else 0
+    return 0
+
+
+def parse_stat(text: str) -> float:
+    """Field 22 of ``/proc/<pid>/stat``; the command in field 2 may hold spaces and parentheses."""
+    return float(text[text.rindex(")") + 1 :].split()[19])
+
+
+def parse_bsdinfo(data: bytes) -> float:
+    """Start time in ``struct proc_bsdinfo``."""
+    seconds, microseconds = _BSDINFO_START.unpack_from(data, _BSDINFO_START_OFFSET)
+    return float(seconds + microseconds * 1e-6)
+
+
+def parse_lstart(text: str) -> float:
+    """Start time as ``ps -o lstart=`` prints it in the C locale, e.g. ``Sat Nov 22 19:40:01 2025``."""
+    return time.mktime(time.strptime(text.strip(), "%a %b %d %H:%M:%S %Y"))
+
+
+def _parsed(parse: Callable[[Raw], float], read: Callable[[int], Raw], pid: int) -> float | None:
+    try:
+        return parse(read(pid))
+    except (OSError, ValueError, IndexError, AttributeError, struct.error, subprocess.SubprocessError):
+        return None
+
+
+def _read_stat(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _pid_info(pid: int) -> bytes:
+    library = ctypes.CDLL("/usr/lib/libproc.dylib", use_errno=True)
+    buffer = ctypes.create_string_buffer(_BSDINFO_BYTES)
+    if library.proc_pidinfo(pid, _PROC_PIDTBSDINFO, ctypes.c_uint64(0), buffer, _BSDINFO_BYTES) != _BSDINFO_BYTES:
+        raise ProcessLookupError(ctypes.get_errno(), f"proc_pidinfo({pid})")
+    return buffer.raw
+
+
+def _run_ps(pid: int) -> str:
+    environment = {**os.environ, "LC_ALL": "C"}
+    command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=5, check=True).stdout

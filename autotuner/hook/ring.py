@@ -1,0 +1,245 @@
+"""The telemetry ring: fixed-size records in a memory-mapped file; the run writes, the daemon reads.
+
+File: a 128-byte header, then ``capacity`` records of 128 bytes; record ``n`` lives in slot ``n % capacity``, counted from 1.
+Record: sequence u64, kind u16, version u16, crc32 u32, payload (104 bytes, see ``messages``), sequence u64 again.
+The CRC covers the whole record with its own field zero. Python gives no fences and arm64 reorders stores, so a reader
+believes a record only when both sequences, the slot and the CRC agree. There is no write counter in the header: it would be
+one more store for each step, and after a SIGKILL it could disagree with the records, which carry their sequence anyway.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from zlib import crc32
+
+from autotuner.errors import ProtocolError
+from autotuner.hook.files import map_new_file
+from autotuner.messages import (
+    KIND_ACKNOWLEDGEMENT,
+    KIND_EVALUATION,
+    KIND_GOODBYE,
+    KIND_SAMPLE,
+    PROTOCOL_VERSION,
+    Acknowledgement,
+    Evaluation,
+    Goodbye,
+    Record,
+    Sample,
+)
+
+MAGIC = b"ATRING1\0"
+RECORD_BYTES = 128
+HEADER_BYTES = 128
+DEFAULT_CAPACITY = 4096
+MAX_CAPACITY = 1 << 20
+
+_HEADER = struct.Struct("<8sIIIQ")  # magic, version, record size, capacity, token of the ring
+_CRC = struct.Struct("<I")
+_SEQUENCE = struct.Struct("<Q")
+_PREFIX = "<QHHI"  # sequence, kind, version, crc32
+_CRC_OFFSET = 12
+_PAYLOAD_BYTES = RECORD_BYTES - struct.calcsize(_PREFIX) - _SEQUENCE.size
+_FRAME = struct.Struct(f"{_PREFIX}{_PAYLOAD_BYTES}sQ")
+_MAXIMA = {"Q": 2**64 - 1, "I": 2**32 - 1, "H": 2**16 - 1, "B": 2**8 - 1}
+_CHUNK_RECORDS = 64
+_MAX_POSITIONS = 16
+
+Write = Callable[..., None]
+
+
+class RingWriter:
+    """Creates a ring and writes into it. Never blocks, makes no system call, overwrites the oldest record.
+
+    ``sample(*fields)`` takes the fields of ``messages.Sample`` in their order.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], capacity: int = DEFAULT_CAPACITY) -> None:
+        """Create the file with all its blocks; raises OSError when there is no room."""
+        if not 0 < capacity <= MAX_CAPACITY or capacity & (capacity - 1):
+            raise ValueError(f"ring capacity {capacity}; allowed is a power of two up to {MAX_CAPACITY}")
+        size = HEADER_BYTES + capacity * RECORD_BYTES
+        ring = memoryview(map_new_file(path, size))
+        # The first store into a page costs a fault: take all of them now, not in the training loop.
+        ring[:] = _pack_header(capacity).ljust(size, b"\0")
+        numbers = itertools.count(1)
+        self.sample: Write = _writer(ring, capacity, numbers, KIND_SAMPLE, Sample.LAYOUT)
+        self._evaluation = _writer(ring, capacity, numbers, KIND_EVALUATION, Evaluation.LAYOUT)
+        self._acknowledgement = _writer(ring, capacity, numbers, KIND_ACKNOWLEDGEMENT, Acknowledgement.LAYOUT)
+        self._goodbye = _writer(ring, capacity, numbers, KIND_GOODBYE, Goodbye.LAYOUT)
+
+    def evaluation(self, record: Evaluation) -> None:
+        """Write one evaluation."""
+        r = record
+        self._evaluation(r.step, r.time, r.held_out_loss, r.quality, r.quality_steps, r.seconds, r.stage)
+
+    def acknowledgement(self, record: Acknowledgement) -> None:
+        """Write one acknowledgement."""
+        r, count = record, len(record.positions)
+        padding = (0,) * (_MAX_POSITIONS - count)
+        self._acknowledgement(r.revision, r.step, r.time, r.refused, r.detail, count, *r.positions, *padding)
+
+    def goodbye(self, record: Goodbye) -> None:
+        """Write the end of the run."""
+        self._goodbye(record.time, record.outcome)
+
+
+class RingReader:
+    """Reads what was written since the last read; survives any bytes.
+
+    ``from_sequence`` is the last record that is already known, ``sequence`` the last one read; ``lost`` counts records that
+    were overwritten or damaged before they were read. It reads with ``pread`` and never maps the file: one that is cut short
+    must not end the daemon with SIGBUS.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], from_sequence: int = 0) -> None:
+        """Open the ring and check its header; raises ProtocolError for damage, OSError when it cannot be opened."""
+        self.sequence = from_sequence
+        self.lost = 0
+        self._path = os.fspath(path)
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.capacity, self.token = _unpack_header(self._pread(0, HEADER_BYTES), self._path)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> list[Record]:
+        """All records since the last call, oldest first; raises ProtocolError when the file was cut short."""
+        records: list[Record] = []
+        while True:
+            slot = (self.sequence + 1) % self.capacity
+            data = self._slots(slot, min(_CHUNK_RECORDS, self.capacity - slot))
+            for offset in range(0, len(data), RECORD_BYTES):
+                record = _decode(data, offset, self.sequence + 1)
+                if record is None:
+                    ended = max(_leading_sequences(data, offset)) <= self.sequence
+                    return records if ended else records + self._rescan()
+                records.append(record)
+                self.sequence += 1
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _rescan(self) -> list[Record]:
+        """After a gap: take everything newer that is intact, and count the rest as lost.
+
+        A record that is being written now is newer than all intact ones, so it is not counted but read next time.
+        """
+        data = self._slots(0, self.capacity)
+        newest = max((number for number in _leading_sequences(data, 0) if self._find(data, number)), default=0)
+        found = []
+        for number in range(max(self.sequence, newest - self.capacity) + 1, newest + 1):
+            # The second look is for a slot that was read above just before its record was written.
+            record = self._find(data, number) or _decode(self._slots(number % self.capacity, 1), 0, number)
+            if record is not None:
+                found.append(record)
+        if newest > self.sequence:
+            self.lost += newest - self.sequence - len(found)
+            self.sequence = newest
+        return found
+
+    def _find(self, ring: bytes, number: int) -> Record | None:
+        return _decode(ring, number % self.capacity * RECORD_BYTES, number)
+
+    def _slots(self, first: int, count: int) -> bytes:
+        return self._pread(HEADER_BYTES + first * RECORD_BYTES, count * RECORD_BYTES)
+
+    def _pread(self, offset: int, count: int) -> bytes:
+        data = os.pread(self._file, count, offset)
+        if len(data) != count:
+            raise ProtocolError(f"{self._path} is cut short: {len(data)} of {count} bytes at offset {offset}")
+        return data
+
+
+def _writer(ring: memoryview, capacity: int, numbers: Iterator[int], kind: int, layout: struct.Struct) -> Write:
+    """A function that writes one record of ``kind``; all writers of a ring share ``numbers``.
+
+    It is a closure for speed. ``next`` is atomic, so that two threads never share a slot.
+    """
+    record = struct.Struct(f"{_PREFIX}{layout.format[1:]}{_PAYLOAD_BYTES - layout.size}xQ")
+    pack_into, take, crc_words, mask = record.pack_into, numbers.__next__, ring.cast("I"), capacity - 1
+
+    def write(*values: float) -> None:
+        sequence = take()
+        offset = HEADER_BYTES + (sequence & mask) * RECORD_BYTES
+        try:
+            pack_into(ring, offset, sequence, kind, PROTOCOL_VERSION, 0, *values, sequence)
+        except struct.error:
+            pack_into(ring, offset, sequence, kind, PROTOCOL_VERSION, 0, *_fitted(layout, values), sequence)
+        crc_words[offset + _CRC_OFFSET >> 2] = crc32(ring[offset : offset + RECORD_BYTES])
+
+    return write
+
+
+def _fitted(layout: struct.Struct, values: Sequence[float]) -> Iterator[float]:
+    """``values`` as the layout can hold them: whole where it wants whole numbers, clipped to its range."""
+    for kind, value in zip(_field_kinds(layout), values, strict=True):
+        yield min(max(int(value), 0), _MAXIMA[kind]) if kind in _MAXIMA else float(value)
+
+
+def _field_kinds(layout: struct.Struct) -> str:
+    """One letter for each field: ``<Q2d`` gives ``Qdd``."""
+    kinds, count = "", ""
+    for letter in layout.format[1:]:
+        if letter.isdigit():
+            count += letter
+        else:
+            kinds, count = kinds + letter * int(count or 1), ""
+    return kinds
+
+
+def _decode(data: bytes, offset: int, expected: int) -> Record | None:
+    """The record at ``offset``, or None unless it is intact and number ``expected``."""
+    first, kind, version, crc, payload, last = _FRAME.unpack_from(data, offset)
+    if first != expected or last != expected or version != PROTOCOL_VERSION or kind not in _DECODERS:
+        return None
+    before, after = data[offset : offset + _CRC_OFFSET], data[offset + _CRC_OFFSET + _CRC.size : offset + RECORD_BYTES]
+    if crc32(after, crc32(_NO_CRC, crc32(before))) != crc:
+        return None
+    return _DECODERS[kind](payload)
+
+
+_NO_CRC = bytes(_CRC.size)
+
+
+def _leading_sequences(data: bytes, offset: int) -> Iterator[int]:
+    return (_SEQUENCE.unpack_from(data, place)[0] for place in range(offset, len(data), RECORD_BYTES))
+
+
+def _acknowledgement(payload: bytes) -> Acknowledgement:
+    revision, step, time, refused, detail, count, *positions = Acknowledgement.LAYOUT.unpack_from(payload)
+    return Acknowledgement(revision, step, time, bool(refused), detail, tuple(positions[:count]))
+
+
+_DECODERS: dict[int, Callable[[bytes], Record]] = {
+    KIND_SAMPLE: lambda payload: Sample(*Sample.LAYOUT.unpack_from(payload)),
+    KIND_EVALUATION: lambda payload: Evaluation(*Evaluation.LAYOUT.unpack_from(payload)),
+    KIND_ACKNOWLEDGEMENT: _acknowledgement,
+    KIND_GOODBYE: lambda payload: Goodbye(*Goodbye.LAYOUT.unpack_from(payload)),
+}
+
+
+def _pack_header(capacity: int) -> bytes:
+    token = int.from_bytes(os.urandom(8), "little")
+    head = _HEADER.pack(MAGIC, PROTOCOL_VERSION, RECORD_BYTES, capacity, token)
+    return head + _CRC.pack(crc32(head))
+
+
+def _unpack_header(data: bytes, path: str) -> tuple[int, int]:
+    """Capacity and token."""
+    magic, version, record_bytes, capacity, token = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise ProtocolError(f"{path} is not a telemetry ring: it begins with {magic!r}, expected {MAGIC!r}")
+    if version != PROTOCOL_VERSION or record_bytes != RECORD_BYTES:
+        raise ProtocolError(
+            f"{path} has version {version}, {record_bytes}-byte records; this is {PROTOCOL_VERSION}, {RECORD_BYTES}"
+        )
+    if _CRC.unpack_from(data, _HEADER.size)[0] != crc32(data[: _HEADER.size]) or not 0 < capacity <= MAX_CAPACITY:
+        raise ProtocolError(f"{path} has a damaged header")
+    return capacity, token

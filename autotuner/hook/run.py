@@ -1,0 +1,349 @@
+"""The handle of one training run: reports go into the ring, knobs come from the page, nothing ever raises or waits."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from autotuner.hook.bounds import Bounds
+from autotuner.hook.files import replace_text
+from autotuner.hook.page import Heartbeat, PageReader, Revision
+from autotuner.hook.proposal import Proposal
+from autotuner.hook.ring import RingWriter
+from autotuner.hook.values import ChangeSet, Knobs
+from autotuner.hook.warning import warn
+from autotuner.messages import FLAG_NOT_FINITE, NAN, OUTCOMES, Acknowledgement, Declaration, Evaluation, Goodbye
+
+GUIDED_SECONDS = 30.0
+"""A heartbeat older than this means that nobody steers the run."""
+
+SETTLE_SECONDS = 2.0
+"""A revision written this soon after the script set a knob may not know of it: the script's value stays."""
+
+_BAD_VALUES = (TypeError, ValueError, OverflowError, struct.error)
+_NO_BELL = (0,)
+
+
+def _nothing(*values: Any) -> None:
+    """Stands where a ring would be."""
+
+
+class Run:
+    """One training run as the script sees it; made by ``attach``. Without ring and page it does nothing, quietly."""
+
+    __slots__ = (
+        "_auto", "_bell", "_bounds", "_declaration", "_dropped", "_looking", "_owed", "_page", "_positions", "_proposal",
+        "_revision", "_ring", "_sample", "_seen", "_set_times", "_step", "directory", "knobs", "name",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        bounds: Bounds,
+        positions: tuple[int, ...] = (),
+        *,
+        ring: RingWriter | None = None,
+        page: PageReader | None = None,
+        directory: Path | None = None,
+        declaration: Declaration | None = None,
+        proposal: Proposal | None = None,
+        auto: bool = True,
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        """Where the files of this run are; hand it to the other ranks as AUTOTUNER_RUN_DIR. None when the hook is off."""
+        self.knobs = Knobs(bounds.values(positions))
+        """The values in force. They change only in ``poll``, in ``report`` (unless ``auto=False``) and in ``set``."""
+        self._bounds = bounds
+        self._positions = positions
+        self._ring = ring
+        self._sample: Callable[..., None] = ring.sample if ring is not None else _nothing
+        self._page = page
+        self._bell: Sequence[int] = page.bell if page is not None else _NO_BELL
+        self._declaration = declaration
+        self._proposal = proposal
+        self._auto = auto
+        self._seen = 0
+        self._revision = 0
+        self._step = 0
+        self._owed = False
+        self._dropped = False
+        self._looking = Lock()
+        self._set_times: dict[str, float] = {}
+        bounds.use(positions)
+        if ring is not None:
+            _OPEN.add(self)
+
+    def report(
+        self,
+        step: int,
+        loss: float | None,
+        *,
+        images: int = 0,
+        step_seconds: float = NAN,
+        active_bytes: int = 0,
+        cache_bytes: int = 0,
+        peak_bytes: int = 0,
+        stage: int = 0,
+        flags: int = 0,
+    ) -> None:
+        """Tell what one optimizer step did, with numbers that the framework has already computed.
+
+        ``images`` counts from the beginning of the run, ``step_seconds`` is the whole step, ``peak_bytes`` the peak since the
+        last report. Unless ``auto=False``, it also acknowledges the last change and polls for the next one.
+        """
+        try:
+            if self._owed and self._auto:
+                self.acknowledge(step)
+            if type(loss) is float:
+                if loss - loss != 0.0:  # infinite or NaN
+                    flags |= FLAG_NOT_FINITE
+            else:
+                loss, flags = _plain_loss(loss, flags)
+            self._step = step
+            self._sample(
+                step,
+                monotonic(),
+                loss,
+                images,
+                step_seconds,
+                active_bytes,
+                cache_bytes,
+                peak_bytes,
+                self._revision,
+                stage,
+                flags,
+            )
+            if self._bell[0] != self._seen and self._auto:
+                self._look()
+        except _BAD_VALUES as error:
+            self._drop(f"report at step {step!r}", error)
+        except Exception as error:
+            self._fail("report", error)
+
+    def poll(self) -> ChangeSet | None:
+        """Take over what the daemon asks for, if anything; call it at a safe point, between two optimizer steps."""
+        try:
+            return self._look() if self._bell[0] != self._seen else None
+        except Exception as error:
+            self._fail("poll", error)
+            return None
+
+    def acknowledge(self, step: int) -> None:
+        """Tell that the last polled change holds from ``step`` on; does nothing when there is none."""
+        try:
+            if self._owed:
+                self._owed = False
+                self._acknowledge(self._revision, step)
+        except _BAD_VALUES as error:
+            self._drop(f"acknowledge({step!r})", error)
+        except Exception as error:
+            self._fail("acknowledge", error)
+
+    def evaluation(
+        self,
+        step: int,
+        held_out_loss: float,
+        quality: float = NAN,
+        quality_steps: int = 0,
+        seconds: float = NAN,
+        stage: int = 0,
+    ) -> None:
+        """Tell a measurement on fixed data and noise at full resolution; ``quality`` is by the declared metric."""
+        try:
+            if self._ring is not None:
+                self._ring.evaluation(Evaluation(step, monotonic(), held_out_loss, quality, quality_steps, seconds, stage))
+        except _BAD_VALUES as error:
+            self._drop(f"evaluation at step {step!r}", error)
+        except Exception as error:
+            self._fail("evaluation", error)
+
+    def set(self, name: str, value: float) -> None:
+        """Change a knob from the script's side; the daemon then leaves it alone for the rest of the run."""
+        try:
+            self._set(name, value)
+        except Exception as error:
+            self._fail("set", error)
+
+    @property
+    def guided(self) -> bool:
+        """Whether a daemon is alive and acts on this run; when not, a script may follow its own plan."""
+        beat = self._heartbeat()
+        return beat is not None and beat.mode == "act" and monotonic() - beat.time < GUIDED_SECONDS
+
+    @property
+    def mode(self) -> str | None:
+        """The daemon's mode (``observe``, ``advise`` or ``act``) at its last sign of life; None when there was none."""
+        beat = self._heartbeat()
+        return beat.mode if beat is not None else None
+
+    @property
+    def proposal(self) -> dict[str, Any] | None:
+        """The architecture that the search proposes for this run, each value out of ``search_space``; None without one."""
+        return dict(self._proposal.parameters) if self._proposal is not None else None
+
+    def declare(self, *, model: Mapping[str, Any]) -> None:
+        """Tell the architecture that the script has built; it counts for the proposal's trial unless it differs from it."""
+        try:
+            if self._declaration is None or self.directory is None:
+                return
+            parameters = self._proposal.adopted(model) if self._proposal is not None else dict(model)
+            changed = replace(self._declaration, model=parameters)
+            replace_text(self.directory / "run.json", changed.to_json())
+            self._declaration = changed
+        except (*_BAD_VALUES, OSError) as error:
+            warn(f"declare(model={model!r}) is not recorded: {error}")
+        except Exception as error:
+            self._fail("declare", error)
+
+    def close(self, outcome: str = "finished") -> None:
+        """Say goodbye to the daemon; a second call does nothing, and so does every later report."""
+        try:
+            if outcome not in OUTCOMES:
+                warn(f"close({outcome!r}): allowed are {', '.join(OUTCOMES)}; recorded as failed")
+                outcome = "failed"
+            if self._ring is not None:
+                self._ring.goodbye(Goodbye(monotonic(), OUTCOMES.index(outcome)))
+            self._silence()
+        except Exception as error:
+            self._fail("close", error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(_outcome(kind, error))
+
+    def __reduce__(self) -> tuple[Callable[..., Run], tuple[str, dict[str, float]]]:
+        """In another process the copy is inert: one run has one writer."""
+        return inert, (self.name, dict(self._bounds.values(self._positions)))
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, {'off' if self.directory is None else str(self.directory)!r}, {self.knobs!r})"
+
+    def _look(self) -> ChangeSet | None:
+        """The rare half of a poll: something new stands in the page."""
+        if self._page is None or not self._looking.acquire(blocking=False):
+            return None  # another thread is at it
+        try:
+            revision = self._page.revision()
+            if revision is None or revision.number <= self._seen:
+                return None  # damaged or half-written: the values in force stay, the next poll looks again
+            self._seen = revision.number
+            return self._accept(revision)
+        finally:
+            self._looking.release()
+
+    def _accept(self, revision: Revision) -> ChangeSet | None:
+        positions = self._with_own_settings(revision)
+        code = self._bounds.refusal(positions, self._positions)
+        if code:
+            self._acknowledge(revision.number, self._step, code)
+            return None
+        old = self._bounds.values(self._positions)
+        self._apply(positions)
+        self._revision, self._owed = revision.number, True
+        new = self._bounds.values(positions)
+        return ChangeSet(revision.number, {name: (old[name], new[name]) for name in new if new[name] != old[name]})
+
+    def _with_own_settings(self, revision: Revision) -> tuple[int, ...]:
+        names = [knob.name for knob in self._bounds.knobs]
+        if not self._set_times or len(revision.positions) != len(names):
+            return revision.positions
+        known = {name: revision.time > at + SETTLE_SECONDS for name, at in self._set_times.items()}
+        rows = zip(names, revision.positions, self._positions, strict=True)
+        return tuple(asked if known.get(name, True) else own for name, asked, own in rows)
+
+    def _apply(self, positions: tuple[int, ...]) -> None:
+        self._positions = positions
+        self._bounds.use(positions)
+        self.knobs._take(self._bounds.values(positions))
+
+    def _set(self, name: str, value: float) -> None:
+        names = [knob.name for knob in self._bounds.knobs]
+        if name not in names:
+            warn(f"set({name!r}, {value!r}): not a knob that this run offers; allowed are {names}")
+            return
+        index = names.index(name)
+        ladder = self._bounds.knobs[index].values
+        if value not in ladder:
+            warn(f"set({name!r}, {value!r}): not on the ladder that attach() was given: {list(ladder)}")
+            return
+        self.acknowledge(self._step)
+        self._apply((*self._positions[:index], ladder.index(value), *self._positions[index + 1 :]))
+        self._set_times[name] = monotonic()
+        self._acknowledge(self._revision, self._step)
+
+    def _acknowledge(self, revision: int, step: int, code: int = 0) -> None:
+        if self._ring is not None:
+            self._ring.acknowledgement(Acknowledgement(revision, step, monotonic(), code != 0, code, self._positions))
+
+    def _heartbeat(self) -> Heartbeat | None:
+        try:
+            return self._page.heartbeat() if self._page is not None else None
+        except Exception as error:
+            self._fail("heartbeat", error)
+            return None
+
+    def _drop(self, what: str, error: Exception) -> None:
+        if not self._dropped:
+            self._dropped = True
+            warn(f"{what} is left out: {error} (said once)")
+
+    def _fail(self, where: str, error: Exception) -> None:
+        self._silence()
+        warn(f"{where} failed and the hook is off; training goes on: {type(error).__name__}: {error}")
+
+    def _silence(self) -> None:
+        """Turn into a run that does nothing; the knobs keep their values."""
+        self._ring = self._page = self.directory = None
+        self._sample, self._bell, self._seen = _nothing, _NO_BELL, 0
+        _OPEN.discard(self)
+
+
+def inert(name: str, values: Mapping[str, float]) -> Run:
+    """A run that does nothing but know its knobs."""
+    return Run(name, Bounds((), values, max_shapes=1, max_pixels=None))
+
+
+def _plain_loss(loss: Any, flags: int) -> tuple[float, int]:
+    """None is unknown; any other number (NumPy scalar, int) becomes a float."""
+    if loss is None:
+        return NAN, flags
+    number = float(loss)
+    return number, flags if number - number == 0.0 else flags | FLAG_NOT_FINITE
+
+
+def _outcome(kind: type[BaseException] | None, error: BaseException | None = None) -> str:
+    if kind is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "finished"
+    return "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+
+
+_OPEN: set[Run] = set()
+
+
+def _close_at_exit() -> None:
+    # The interpreter leaves the uncaught exception here before it runs atexit functions.
+    outcome = _outcome(getattr(sys, "last_type", None))
+    for run in list(_OPEN):
+        run.close(outcome)
+
+
+def _silence_after_fork() -> None:
+    for run in list(_OPEN):
+        run._silence()
+
+
+atexit.register(_close_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_silence_after_fork)
