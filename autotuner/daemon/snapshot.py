@@ -87,3 +87,7 @@ class Snapshot:
     sensors: tuple[SensorSnapshot, ...] = ()
     runs: tuple[RunSnapshot, ...] = ()
     journal_bytes: int = 0
+    tick_interval_seconds: float = 1.0
+    """Planned time from one tick to the next: how old a healthy snapshot may be."""
+    problems: tuple[str, ...] = ()
+    """What keeps the daemon from doing all that it was told to, one sentence each."""

@@ -39,7 +39,8 @@ Statement = tuple[str, tuple[Any, ...]]
 class Journal(Reader):
     """A journal open for writing. Rows are queued, and written by ``commit``; a failed commit keeps them for the next."""
 
-    def __init__(self, path: Path, moved_aside: Callable[[Path, str], None] = lambda target, why: None) -> None:
+    def __init__(self, path: Path, moved_aside: Callable[[Path, str], None] | None = None) -> None:
+        """Open or create. With ``moved_aside`` (the daemon) a damaged file is renamed and told; without, it is an error."""
         self.path = path
         self._moved_aside = moved_aside
         self._waiting: list[Statement] = []
@@ -51,7 +52,7 @@ class Journal(Reader):
             try:
                 return connect(self.path)
             except DamagedJournalError as error:
-                if last_attempt:
+                if last_attempt or self._moved_aside is None:
                     raise
                 self._moved_aside(move_aside(self.path), str(error))
             except (sqlite3.Error, OSError) as error:
@@ -107,6 +108,13 @@ class Journal(Reader):
         self._queue(
             f"UPDATE changes SET {assignments} WHERE run_id = ? AND revision = ? AND state IN ({marks})",
             (*values.values(), run_id, revision, *_FROM_STATES[state]),
+        )
+
+    def supersede(self, run_id: str, revision: int) -> None:
+        """Queue that changes older than an answered revision are lost: the page holds only the newest ask."""
+        self._queue(
+            "UPDATE changes SET state = 'lost' WHERE run_id = ? AND revision < ? AND state IN ('intended', 'delivered')",
+            (run_id, revision),
         )
 
     def pin(self, pin: PinRecord) -> None:

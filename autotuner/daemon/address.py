@@ -1,0 +1,51 @@
+"""``daemon.json``: where the running daemon of a state directory can be reached."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Address:
+    """What the daemon tells of itself to command line and demo."""
+
+    pid: int
+    port: int
+    started_unix: float
+    version: str
+
+    @property
+    def url(self) -> str:
+        """Base of the status page, ``/metrics`` and ``/api/status``."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def _path(state_directory: Path) -> Path:
+    return state_directory / "daemon.json"
+
+
+def write_address(state_directory: Path, address: Address) -> None:
+    """Publish atomically."""
+    path = _path(state_directory)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(address)) + "\n")
+    temporary.chmod(0o600)
+    temporary.replace(path)
+
+
+def remove_address(state_directory: Path) -> None:
+    """Withdraw it when the daemon stops."""
+    _path(state_directory).unlink(missing_ok=True)
+
+
+def read_address(state_directory: Path) -> Address | None:
+    """The address of a daemon whose process still exists; None when there is none."""
+    try:
+        address = Address(**json.loads(_path(state_directory).read_text()))
+        os.kill(address.pid, 0)
+    except (OSError, ValueError, TypeError):
+        return None
+    return address

@@ -1,0 +1,149 @@
+"""Rebuilds a run that was live before this daemon was: from the ring's history, the journal and the page."""
+
+from __future__ import annotations
+
+import math
+
+from autotuner.controller.guard import GuardLimits
+from autotuner.controller.loop import ControlLoop
+from autotuner.controller.policy import Policy
+from autotuner.daemon.moment import Moment
+from autotuner.daemon.run_files import RunFiles
+from autotuner.daemon.runs import MonitoredRun
+from autotuner.errors import AutotunerError
+from autotuner.hook.page import Revision
+from autotuner.journal import ChangeRecord, EvaluationRecord, Journal, RunRecord, TelemetryRecord, model_key
+from autotuner.messages import Acknowledgement, Declaration, Evaluation, MachineState, Record, Sample
+
+
+def adopt(
+    declaration: Declaration,
+    files: RunFiles,
+    policy: Policy,
+    limits: GuardLimits,
+    interval_seconds: float | None,
+    machine: MachineState,
+    journal: Journal,
+    mode: str,
+    moment: Moment,
+) -> MonitoredRun:
+    """The run with all that is known of it; a new run is one of which nothing is known yet."""
+    run = MonitoredRun(declaration, files, ControlLoop(declaration, policy, limits, interval_seconds), journal)
+    row = journal.run(declaration.run_id)
+    run.loop.machine(machine)
+    if row is None:
+        journal.write(run.record(moment, policy.name, mode))
+    history = files.read()
+    _recall(run, row, history, moment)
+    _replay(run, history, moment)
+    if row is not None:
+        files.lost = row.lost_records
+        run.peak_bytes = max(run.peak_bytes, row.peak_bytes)
+    _settle_open_changes(run, moment)
+    apply_pins(run, known=row is not None)
+    for quarantined in journal.quarantine(model_key(declaration)):
+        quarantine(run.loop, quarantined.values)
+    verb = "adopted" if row is not None else "discovered"
+    run.log.info(verb, name=declaration.name, pid=declaration.pid, knobs=",".join(knob.name for knob in declaration.knobs))
+    return run
+
+
+def apply_pins(run: MonitoredRun, known: bool = True) -> None:
+    """Make the loop's pins those of the journal; a run that it did not know keeps the script's own."""
+    if known:
+        run.loop.pinned.clear()
+    run.pins = []
+    for pin in run.journal.pins(run.run_id):
+        declared = run.declaration.knob(pin.knob)
+        if declared is None:
+            continue
+        run.loop.pin(pin.knob, pin.origin)
+        if pin.value in declared.values:
+            run.pins.append(pin)
+
+
+def quarantine(loop: ControlLoop, values: dict[str, float]) -> None:
+    """Quarantine knob values, when this run's ladders have them."""
+    knobs = loop.declaration.knobs
+    if all(values.get(knob.name) in knob.values for knob in knobs):
+        loop.quarantine(tuple(knob.values.index(values[knob.name]) for knob in knobs))
+
+
+def _recall(run: MonitoredRun, row: RunRecord | None, history: list[Record], moment: Moment) -> None:
+    """What the ring has forgotten: knobs in force, evaluations, and when the run began."""
+    first = min((record.time for record in history), default=math.inf)
+    past = run.journal.telemetry(run.run_id, last=1)
+    in_force = _in_force(run, row, past, history)
+    if in_force is not None:
+        time = min(first, moment.now)
+        run.loop.feed(Acknowledgement(in_force.number, 0, time, positions=in_force.positions))
+    for evaluation in run.journal.evaluations(run.run_id):
+        time = moment.monotonic_at(evaluation.time_unix)
+        if time < first:
+            run.loop.feed(_evaluation(evaluation, time))
+    if past:
+        (oldest,) = run.journal.telemetry(run.run_id)[:1]
+        run.loop.window.first_time = moment.monotonic_at(oldest.time_unix)
+
+
+def _in_force(run: MonitoredRun, row: RunRecord | None, past: list[TelemetryRecord], history: list[Record]) -> Revision | None:
+    knobs = run.declaration.knobs
+    if row is not None and past:
+        values = past[-1].values
+        if len(values) == len(knobs) and all(v in knob.values for v, knob in zip(values, knobs, strict=True)):
+            positions = tuple(knob.values.index(v) for v, knob in zip(values, knobs, strict=True))
+            return Revision(past[-1].revision, 0.0, positions)
+    oldest = next((record for record in history if isinstance(record, Sample)), None)
+    if oldest is None or not oldest.revision:
+        return None
+    asked = _asked(run)  # no journal: the page says it, if the run has followed it since the ring's oldest sample
+    return asked if asked is not None and asked.number == oldest.revision else None
+
+
+def _asked(run: MonitoredRun) -> Revision | None:
+    try:
+        return run.files.asked
+    except (AutotunerError, OSError):
+        return None
+
+
+def _replay(run: MonitoredRun, history: list[Record], moment: Moment) -> None:
+    """Feed the past in the rhythm in which it would have been heard, so that the intervals are what they would have been."""
+    interval = run.loop.interval_seconds
+    ends = math.inf
+    for record in history:
+        if record.time >= ends:
+            run.loop.observe(ends)
+            ends = max(ends + interval, record.time)
+        ends = min(ends, record.time + interval)
+        run.take(record, moment)
+
+
+def _settle_open_changes(run: MonitoredRun, moment: Moment) -> None:
+    """Nothing is delivered late: an intent that is not on the page is lost; one that is there waits for its answer."""
+    asked, sample = _asked(run), run.loop.window.last_sample
+    answered = max(run.loop.window.revision, sample.revision if sample else 0)
+    waiting: list[ChangeRecord] = []
+    for change in run.journal.open_changes(run.run_id):
+        on_page = asked is not None and asked.number == change.revision
+        if change.revision <= answered:
+            state = "acknowledged" if change.revision == answered else "lost"
+            run.journal.advance(run.run_id, change.revision, state, moment.unix)
+        elif on_page:
+            run.journal.advance(run.run_id, change.revision, "delivered", moment.unix)
+            waiting.append(change)
+        else:
+            run.journal.advance(run.run_id, change.revision, "lost", moment.unix)
+            run.log.warning("lost", revision=change.revision, what=change.what, why="the intent never reached the knob page")
+    if waiting and asked is not None:
+        run.loop.resume(asked.positions, tuple(change.knob for change in waiting))
+
+
+def _evaluation(record: EvaluationRecord, time: float) -> Evaluation:
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    return Evaluation(
+        record.step, time, number(record.held_out_loss), number(record.quality), record.quality_steps,
+        number(record.seconds), record.stage,
+    )  # fmt: skip

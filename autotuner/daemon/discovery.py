@@ -1,0 +1,67 @@
+"""Finds run directories: complete ones once, damaged ones once, half-made ones again at the next tick."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotuner.daemon.run_files import DECLARATION, read_declaration
+from autotuner.errors import AutotunerError
+from autotuner.messages import Declaration
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run directory seen for the first time; either its declaration or what is wrong with it."""
+
+    directory: Path
+    declaration: Declaration | None = None
+    problem: str = ""
+
+
+class Discovery:
+    """Looks into ``<state>/runs``; what was reported once is not reported again."""
+
+    def __init__(self, runs_directory: Path, known: set[str]) -> None:
+        """``known`` are names of directories that need no second look: runs that the journal says have ended."""
+        self.runs_directory = runs_directory
+        self._settled = known
+        self._seen_at = -1
+        self._half_made = False
+
+    def scan(self) -> Iterator[Found]:
+        """New run directories. Cheap when nothing was added: one ``stat``."""
+        try:
+            changed_at = os.stat(self.runs_directory).st_mtime_ns
+            if changed_at == self._seen_at and not self._half_made:
+                return
+            with os.scandir(self.runs_directory) as entries:
+                names = sorted(entry.name for entry in entries if entry.name not in self._settled and entry.is_dir())
+        except OSError:
+            return  # no run has been made yet
+        self._seen_at, self._half_made = changed_at, False
+        for name in names:
+            yield from self._look(self.runs_directory / name)
+
+    def forget(self, name: str) -> None:
+        """Look at this directory again at the next scan."""
+        self._settled.discard(name)
+        self._seen_at = -1
+
+    def _look(self, directory: Path) -> Iterator[Found]:
+        try:
+            declaration = read_declaration(directory)
+        except FileNotFoundError:
+            self._half_made = directory.exists()  # run.json is written last
+            return
+        except (AutotunerError, OSError) as error:
+            self._settled.add(directory.name)
+            yield Found(directory, problem=f"{directory.name}/{DECLARATION}: {error}")
+            return
+        self._settled.add(directory.name)
+        if declaration.run_id != directory.name:
+            yield Found(directory, problem=f"{directory.name}/{DECLARATION} belongs to run {declaration.run_id!r}")
+        else:
+            yield Found(directory, declaration)

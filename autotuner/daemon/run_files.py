@@ -1,0 +1,111 @@
+"""The files of one run as the daemon uses them: a fault of theirs is a fact to tell, never a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autotuner.errors import AutotunerError
+from autotuner.hook.page import PageWriter, Revision
+from autotuner.hook.ring import RingReader
+from autotuner.messages import Declaration, Record
+
+DECLARATION, RING, PAGE = "run.json", "telemetry.ring", "knobs.page"
+LARGEST_DECLARATION_BYTES = 1_000_000
+
+
+def read_declaration(directory: Path) -> Declaration:
+    """Read and check ``run.json``; raises OSError or AutotunerError."""
+    path = directory / DECLARATION
+    if path.stat().st_size > LARGEST_DECLARATION_BYTES:
+        raise AutotunerError(f"{path} has more than {LARGEST_DECLARATION_BYTES} bytes")
+    return Declaration.from_json(path.read_text(encoding="utf-8", errors="replace"))
+
+
+class RunFiles:
+    """Ring and page of one run. ``problem`` is the sentence for what cannot be used at the moment; empty when all can."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.problem = ""
+        self.lost = 0
+        self._sequence = 0
+        self._ring: RingReader | None = None
+        self._page: PageWriter | None = None
+        self._declared_at = self._declaration_time()
+
+    @property
+    def present(self) -> bool:
+        """Whether the run's directory is still there."""
+        return self.directory.is_dir()
+
+    def read(self) -> list[Record]:
+        """Records since the last call; none while the ring cannot be read."""
+        try:
+            if self._ring is None:
+                self._ring = RingReader(self.directory / RING, from_sequence=self._sequence)
+            lost_before = self._ring.lost
+            records = self._ring.read()
+            self._sequence = self._ring.sequence
+            self.lost += self._ring.lost - lost_before
+            self.problem = ""
+            return records
+        except (AutotunerError, OSError) as error:
+            self.problem = f"telemetry cannot be read: {error}"
+            self._close_ring()
+            return []
+
+    @property
+    def next_revision(self) -> int:
+        """The revision that the next ``write`` will have. Raises OSError or AutotunerError."""
+        return self._opened_page().next_revision
+
+    @property
+    def asked(self) -> Revision | None:
+        """What the page asks for at the moment; None when it is damaged. Raises OSError or AutotunerError."""
+        return self._opened_page().asked()
+
+    def write(self, positions: Sequence[int], now: float) -> int:
+        """Ask the run for these ladder positions; return the revision. Raises OSError or AutotunerError."""
+        return self._opened_page().write(positions, now)
+
+    def heartbeat(self, now: float, mode: str) -> None:
+        """Tell the run that somebody guides it."""
+        try:
+            self._opened_page().heartbeat(now, mode)
+        except (AutotunerError, OSError) as error:
+            self.problem = self.problem or f"knobs cannot be delivered: {error}"
+
+    def _opened_page(self) -> PageWriter:
+        if self._page is None:
+            self._page = PageWriter(self.directory / PAGE)
+        return self._page
+
+    def redeclared(self) -> Declaration | None:
+        """The declaration, if the script rewrote it since it was last read and it is sound."""
+        written = self._declaration_time()
+        if written == self._declared_at:
+            return None
+        self._declared_at = written
+        try:
+            return read_declaration(self.directory)
+        except (AutotunerError, OSError):
+            return None
+
+    def _declaration_time(self) -> int:
+        try:
+            return (self.directory / DECLARATION).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def close(self) -> None:
+        """Release both files."""
+        self._close_ring()
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+
+    def _close_ring(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
