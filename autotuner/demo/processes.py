@@ -26,13 +26,13 @@ class Children:
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
-        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._running: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Children:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for _, process in reversed(self._running):
+        for process in reversed(self._running):
             stop(process)
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -42,7 +42,7 @@ class Children:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self._running.append((name, process))
+        self._running.append(process)
         return process
 
     def run(self, name: str, *arguments: str, seconds: float) -> str:
@@ -55,6 +55,10 @@ class Children:
         if code != 0:
             raise DemoError(f"{name} ended with exit code {code}: {self.tail(name)}")
         return self.log(name).read_text(errors="replace")
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """End one child now."""
+        stop(process)
 
     def log(self, name: str) -> Path:
         """The file with a child's output."""
