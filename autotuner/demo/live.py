@@ -132,11 +132,21 @@ def show_decisions(screen: Screen, run: Followed, state: Path) -> None:
     run.decisions_shown = max(run.decisions_shown, len(changes))
 
 
+def inject(injection: Injection, path: Path, run: Followed, now: float, seconds: float) -> str:
+    """Step the script of events by ``seconds`` and say what it injects."""
+    used = used_bytes(run.sample) if run.sample else 0
+    injection.learn(run.elapsed, used)
+    state = injection.step(now, run.elapsed, seconds, used, run.value("pace", 1.0))
+    state.write(path)
+    return state.note
+
+
 def follow(
     label: str,
     state: Path,
     run: Followed,
-    injection: Injection,
+    budget_seconds: float,
+    injection: Injection | None,
     injected_file: Path,
     screen: Screen,
     running: Callable[[], bool],
@@ -146,13 +156,10 @@ def follow(
     while running():
         now = time.monotonic()
         run.read()
-        used = used_bytes(run.sample) if run.sample else 0
-        injection.learn(run.elapsed, used)
-        injected = injection.step(now, run.elapsed, now - before, used, run.value("pace", 1.0))
-        injected.write(injected_file)
+        note = inject(injection, injected_file, run, now, now - before) if injection else ""
         before = now
         show_decisions(screen, run, state)
-        screen.status(status_line(label, run, injection.budget_seconds, injected.note), now)
+        screen.status(status_line(label, run, budget_seconds, note), now)
         time.sleep(POLL_SECONDS)
     run.read()
     show_decisions(screen, run, state)

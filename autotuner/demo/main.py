@@ -97,7 +97,7 @@ class Demo:
         self.children = children
         self.screen = screen
         self.injected_file = state / "injected.json"
-        self.injection = Injection(options.seconds)
+        self.injection: Injection | None = None
         self.known: set[str] = set()
 
     def run(self) -> Path:
@@ -128,7 +128,8 @@ class Demo:
         """One training beside a daemon in ``mode``, under the injected events."""
         explained = "the daemon only watches" if mode == "observe" else f"the daemon acts, policy {policy!r}"
         self.screen.say(f"\n{label}: {self.options.seconds:.0f} s of training; {explained}")
-        self.injection = Injection(self.options.seconds, self.injection.baseline_bytes)
+        unit = self.injection.baseline_bytes if self.injection else 0
+        self.injection = Injection(self.options.seconds, unit)
         self.injection.step(time.monotonic(), 0.0, 0.1, 0, 1.0).write(self.injected_file)
         daemon = self.start_daemon(label, mode, policy)
         try:
@@ -140,9 +141,10 @@ class Demo:
         """The daemon of one run, ready to be scraped."""
         (self.state / "daemon.json").unlink(missing_ok=True)
         name = f"daemon-{label}"
-        arguments = ("--state-dir", str(self.state), "--mode", mode, "--policy", policy, "--port", "0")
-        arguments += ("--injected-readings", str(self.injected_file), "--tick-seconds", "0.5")
-        process = self.children.start(name, "autotuner", "daemon", *arguments)
+        flags = ["--state-dir", str(self.state), "--mode", mode, "--policy", policy, "--port", "0", "--tick-seconds", "0.5"]
+        if self.injection:
+            flags += ["--injected-readings", str(self.injected_file)]
+        process = self.children.start(name, "autotuner", "daemon", *flags)
         wait_for(
             lambda: daemon_port(self.state) is not None,
             START_SECONDS,
@@ -166,7 +168,7 @@ class Demo:
         run = self.wait_for_run(label, process)
         deadline = time.monotonic() + seconds + START_SECONDS + FINAL_SECONDS
         running = lambda: process.poll() is None and time.monotonic() < deadline  # noqa: E731
-        follow(label, self.state, run, self.injection, self.injected_file, self.screen, running)
+        follow(label, self.state, run, seconds, self.injection, self.injected_file, self.screen, running)
         if process.poll() != 0:
             raise DemoError(f"the training {label!r} did not end well ({process.poll()}): {self.children.tail(label)}")
         self.screen.say(f"  {label} ended: held-out loss {run.held_out if run.held_out is not None else float('nan'):.4f}")
@@ -193,10 +195,9 @@ class Demo:
         )
         for line in output.strip().splitlines()[-4:]:
             self.screen.say(f"  {line}")
-        self.injected_file.unlink(missing_ok=True)
+        self.injection = None
         daemon = self.start_daemon("next", "observe", "hold")
         try:
-            self.injection = Injection(NEXT_SHARE * self.options.seconds)
             return self.train("next", NEXT_SHARE * self.options.seconds, "--take-proposal")
         finally:
             self.children.stop(daemon)
