@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -68,7 +66,7 @@ def parse_lstart(text: str) -> float:
 def _parsed(parse: Callable[[Raw], float], read: Callable[[int], Raw], pid: int) -> float | None:
     try:
         return parse(read(pid))
-    except (OSError, ValueError, IndexError, AttributeError, struct.error, subprocess.SubprocessError):
+    except (OSError, ValueError, IndexError, AttributeError, struct.error):
         return None
 
 
@@ -78,6 +76,8 @@ def _read_stat(pid: int) -> str:
 
 
 def _pid_info(pid: int) -> bytes:
+    import ctypes  # costly, and needed on macOS alone
+
     library = ctypes.CDLL("/usr/lib/libproc.dylib", use_errno=True)
     buffer = ctypes.create_string_buffer(_BSDINFO_BYTES)
     if library.proc_pidinfo(pid, _PROC_PIDTBSDINFO, ctypes.c_uint64(0), buffer, _BSDINFO_BYTES) != _BSDINFO_BYTES:
@@ -86,6 +86,11 @@ def _pid_info(pid: int) -> bytes:
 
 
 def _run_ps(pid: int) -> str:
+    import subprocess  # costly, and the last resort
+
     environment = {**os.environ, "LC_ALL": "C"}
     command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=5, check=True).stdout
+    try:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=5, check=True).stdout
+    except subprocess.SubprocessError as error:
+        raise ProcessLookupError(f"ps does not know process {pid}: {error}") from None

@@ -1,8 +1,8 @@
 """The telemetry ring: fixed-size records in a memory-mapped file; the run writes, the daemon reads.
 
 File: a 128-byte header, then ``capacity`` records of 128 bytes; record ``n`` lives in slot ``n % capacity``, counted from 1.
-Record: sequence u64, kind u16, version u16, crc32 u32, payload (104 bytes, see ``messages``), sequence u64 again.
-The CRC covers the whole record with its own field zero. Python gives no fences and arm64 reorders stores, so a reader
+Record: sequence u64, kind u16, version u16, payload (``messages``, up to 104 bytes), zeros up to byte 116, then crc32 u32 of
+sequence, kind, version and payload, and the sequence u64 again. Python gives no fences and arm64 reorders stores, so a reader
 believes a record only when both sequences, the slot and the CRC agree. There is no write counter in the header: it would be
 one more store for each step, and after a SIGKILL it could disagree with the records, which carry their sequence anyway.
 """
@@ -39,11 +39,10 @@ MAX_CAPACITY = 1 << 20
 _HEADER = struct.Struct("<8sIIIQ")  # magic, version, record size, capacity, token of the ring
 _CRC = struct.Struct("<I")
 _SEQUENCE = struct.Struct("<Q")
-_PREFIX = "<QHHI"  # sequence, kind, version, crc32
-_CRC_OFFSET = 12
-_PAYLOAD_BYTES = RECORD_BYTES - struct.calcsize(_PREFIX) - _SEQUENCE.size
-_FRAME = struct.Struct(f"{_PREFIX}{_PAYLOAD_BYTES}sQ")
-_MAXIMA = {"Q": 2**64 - 1, "I": 2**32 - 1, "H": 2**16 - 1, "B": 2**8 - 1}
+_HEAD = struct.Struct("<QHH")  # sequence, kind, version: the payload follows
+_BODY_BYTES = RECORD_BYTES - _CRC.size - _SEQUENCE.size
+_FRAME = struct.Struct(f"<{_BODY_BYTES}sIQ")  # body, crc32, sequence
+_RANGES = {"Q": (0, 2**64 - 1), "I": (0, 2**32 - 1), "H": (0, 2**16 - 1), "B": (0, 2**8 - 1), "b": (-(2**7), 2**7 - 1)}
 _CHUNK_RECORDS = 64
 _MAX_POSITIONS = 16
 
@@ -65,7 +64,7 @@ class RingWriter:
         # The first store into a page costs a fault: take all of them now, not in the training loop.
         ring[:] = _pack_header(capacity).ljust(size, b"\0")
         numbers = itertools.count(1)
-        self.sample: Write = _writer(ring, capacity, numbers, KIND_SAMPLE, Sample.LAYOUT)
+        self.sample: Write = _sample_writer(ring, capacity, numbers)
         self._evaluation = _writer(ring, capacity, numbers, KIND_EVALUATION, Evaluation.LAYOUT)
         self._acknowledgement = _writer(ring, capacity, numbers, KIND_ACKNOWLEDGEMENT, Acknowledgement.LAYOUT)
         self._goodbye = _writer(ring, capacity, numbers, KIND_GOODBYE, Goodbye.LAYOUT)
@@ -157,22 +156,53 @@ class RingReader:
         return data
 
 
-def _writer(ring: memoryview, capacity: int, numbers: Iterator[int], kind: int, layout: struct.Struct) -> Write:
-    """A function that writes one record of ``kind``; all writers of a ring share ``numbers``.
+def _body_struct(layout: struct.Struct) -> struct.Struct:
+    return struct.Struct(_HEAD.format + layout.format[1:])
 
-    It is a closure for speed. ``next`` is atomic, so that two threads never share a slot.
+
+def _sample_writer(ring: memoryview, capacity: int, numbers: Iterator[int]) -> Write:
+    """The hot path: ``_writer`` with local names, an argument for each field, and values looked at only when they do not fit."""
+    pack, frame_into, take, mask = _body_struct(Sample.LAYOUT).pack, _FRAME.pack_into, numbers.__next__, capacity - 1
+
+    def write(
+        step: int,
+        time: float,
+        loss: float,
+        images: int,
+        step_seconds: float,
+        active: int,
+        cache: int,
+        peak: int,
+        revision: int,
+        stage: int,
+        flags: int,
+    ) -> None:
+        number = take()
+        try:
+            body = pack(
+                number, KIND_SAMPLE, PROTOCOL_VERSION,
+                step, time, loss, images, step_seconds, active, cache, peak, revision, stage, flags,
+            )  # fmt: skip
+        except struct.error:
+            values = (step, time, loss, images, step_seconds, active, cache, peak, revision, stage, flags)
+            body = pack(number, KIND_SAMPLE, PROTOCOL_VERSION, *_fitted(Sample.LAYOUT, values))
+        frame_into(ring, HEADER_BYTES + (number & mask) * RECORD_BYTES, body, crc32(body), number)
+
+    return write
+
+
+def _writer(ring: memoryview, capacity: int, numbers: Iterator[int], kind: int, layout: struct.Struct) -> Write:
+    """A function that writes one record of ``kind``.
+
+    All writers of a ring share ``numbers``; taking the next one is atomic, so that two threads never share a slot.
     """
-    record = struct.Struct(f"{_PREFIX}{layout.format[1:]}{_PAYLOAD_BYTES - layout.size}xQ")
-    pack_into, take, crc_words, mask = record.pack_into, numbers.__next__, ring.cast("I"), capacity - 1
+    pack = _body_struct(layout).pack
 
     def write(*values: float) -> None:
-        sequence = take()
-        offset = HEADER_BYTES + (sequence & mask) * RECORD_BYTES
-        try:
-            pack_into(ring, offset, sequence, kind, PROTOCOL_VERSION, 0, *values, sequence)
-        except struct.error:
-            pack_into(ring, offset, sequence, kind, PROTOCOL_VERSION, 0, *_fitted(layout, values), sequence)
-        crc_words[offset + _CRC_OFFSET >> 2] = crc32(ring[offset : offset + RECORD_BYTES])
+        fitted = tuple(_fitted(layout, values))
+        number = next(numbers)
+        body = pack(number, kind, PROTOCOL_VERSION, *fitted)
+        _FRAME.pack_into(ring, HEADER_BYTES + number % capacity * RECORD_BYTES, body, crc32(body), number)
 
     return write
 
@@ -180,7 +210,11 @@ def _writer(ring: memoryview, capacity: int, numbers: Iterator[int], kind: int, 
 def _fitted(layout: struct.Struct, values: Sequence[float]) -> Iterator[float]:
     """``values`` as the layout can hold them: whole where it wants whole numbers, clipped to its range."""
     for kind, value in zip(_field_kinds(layout), values, strict=True):
-        yield min(max(int(value), 0), _MAXIMA[kind]) if kind in _MAXIMA else float(value)
+        if kind in _RANGES:
+            low, high = _RANGES[kind]
+            yield min(max(int(value), low), high)
+        else:
+            yield float(value)
 
 
 def _field_kinds(layout: struct.Struct) -> str:
@@ -196,32 +230,31 @@ def _field_kinds(layout: struct.Struct) -> str:
 
 def _decode(data: bytes, offset: int, expected: int) -> Record | None:
     """The record at ``offset``, or None unless it is intact and number ``expected``."""
-    first, kind, version, crc, payload, last = _FRAME.unpack_from(data, offset)
-    if first != expected or last != expected or version != PROTOCOL_VERSION or kind not in _DECODERS:
+    body, crc, last = _FRAME.unpack_from(data, offset)
+    first, kind, version = _HEAD.unpack_from(body)
+    if first != expected or last != expected or version != PROTOCOL_VERSION or kind not in _KINDS:
         return None
-    before, after = data[offset : offset + _CRC_OFFSET], data[offset + _CRC_OFFSET + _CRC.size : offset + RECORD_BYTES]
-    if crc32(after, crc32(_NO_CRC, crc32(before))) != crc:
+    layout, build = _KINDS[kind]
+    if crc32(body[: _HEAD.size + layout.size]) != crc:
         return None
-    return _DECODERS[kind](payload)
-
-
-_NO_CRC = bytes(_CRC.size)
+    return build(*layout.unpack_from(body, _HEAD.size))
 
 
 def _leading_sequences(data: bytes, offset: int) -> Iterator[int]:
     return (_SEQUENCE.unpack_from(data, place)[0] for place in range(offset, len(data), RECORD_BYTES))
 
 
-def _acknowledgement(payload: bytes) -> Acknowledgement:
-    revision, step, time, refused, detail, count, *positions = Acknowledgement.LAYOUT.unpack_from(payload)
-    return Acknowledgement(revision, step, time, bool(refused), detail, tuple(positions[:count]))
+def _acknowledgement(
+    revision: int, step: int, time: float, refused: int, detail: int, count: int, *positions: int
+) -> Acknowledgement:
+    return Acknowledgement(revision, step, time, bool(refused), detail, positions[:count])
 
 
-_DECODERS: dict[int, Callable[[bytes], Record]] = {
-    KIND_SAMPLE: lambda payload: Sample(*Sample.LAYOUT.unpack_from(payload)),
-    KIND_EVALUATION: lambda payload: Evaluation(*Evaluation.LAYOUT.unpack_from(payload)),
-    KIND_ACKNOWLEDGEMENT: _acknowledgement,
-    KIND_GOODBYE: lambda payload: Goodbye(*Goodbye.LAYOUT.unpack_from(payload)),
+_KINDS: dict[int, tuple[struct.Struct, Callable[..., Record]]] = {
+    KIND_SAMPLE: (Sample.LAYOUT, Sample),
+    KIND_EVALUATION: (Evaluation.LAYOUT, Evaluation),
+    KIND_ACKNOWLEDGEMENT: (Acknowledgement.LAYOUT, _acknowledgement),
+    KIND_GOODBYE: (Goodbye.LAYOUT, Goodbye),
 }
 
 
