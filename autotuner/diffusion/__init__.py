@@ -1,0 +1,1 @@
+"""The MLX engine: small diffusion models that train, distil and sample while their knobs move."""

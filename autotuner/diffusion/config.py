@@ -1,0 +1,103 @@
+"""What a training can be told: one frozen dataclass, checked at the door, and the knobs that it offers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from autotuner.errors import ConfigurationError
+from autotuner.knobs import KnobDeclaration, declare
+
+NETWORKS = ("dit", "unet")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Everything about one training but its images and its hook."""
+
+    name: str = "diffusion"
+    network: str = "dit"
+    model: dict[str, Any] = field(default_factory=lambda: {"width": 64, "depth": 4, "mlp_ratio": 2})
+    """Architecture parameters, as declared to the search."""
+    fixed: dict[str, Any] = field(default_factory=lambda: {"heads": 2, "patch": 4, "attention": "relu"})
+    """Architecture parameters that are not searched."""
+    batch: int = 64
+    """Images of one optimizer step, whatever the micro-batch."""
+    resolution: int = 28
+    resolutions: tuple[int, ...] = (16, 20, 28)
+    micro_batch: int = 64
+    micro_batches: tuple[int, ...] = (8, 16, 32, 64)
+    sampling_steps: int = 8
+    sampling_ladder: tuple[int, ...] = (4, 8, 16)
+    student_ladder: tuple[int, ...] = (8, 4)
+    """Sampling steps of the student in distillation stage 1, 2, ..."""
+    cache_limit: int = 2**30
+    cache_limits: tuple[int, ...] = (2**26, 2**28, 2**30)
+    pace: float = 1.0
+    seconds: float | None = 150.0
+    """Wall time of the training, evaluations included; the final evaluation comes after it."""
+    steps: int | None = None
+    """Optimizer steps after which it ends, if that comes first."""
+    learning_rate: float = 3e-3
+    student_learning_rate: float = 1e-3
+    half_life_images: float = 20_000
+    label_dropout: float = 0.1
+    sigma_min: float = 0.02
+    sigma_max: float = 40.0
+    solver: str = "ipndm"
+    quality_steps: int = 4
+    quality_images: int = 256
+    held_out_images: int = 256
+    evaluate_every_seconds: float | None = None
+    """None: a twenty-fifth of ``seconds``."""
+    evaluate_every_steps: int | None = None
+    """Counts steps instead of seconds, for runs that must repeat exactly."""
+    quality_every: int = 3
+    """Every how many evaluations the few-step quality is measured."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.network in NETWORKS, f"network {self.network!r}; allowed: {', '.join(NETWORKS)}"),
+            (self.seconds is not None or self.steps is not None, "neither seconds nor steps bounds the training"),
+            (self.seconds is None or self.seconds > 0, f"seconds {self.seconds!r}; allowed is a positive number"),
+            (self.steps is None or self.steps > 0, f"steps {self.steps!r}; allowed is a positive number"),
+            (self.resolution in self.resolutions, f"resolution {self.resolution} is not on its ladder {self.resolutions}"),
+            (
+                self.micro_batch in self.micro_batches,
+                f"micro_batch {self.micro_batch} is not on its ladder {self.micro_batches}",
+            ),
+            *((self.batch % m == 0, f"micro_batch {m} does not divide the batch of {self.batch}") for m in self.micro_batches),
+        )
+        for passed, message in checks:
+            if not passed:
+                raise ConfigurationError(message)
+
+    @property
+    def evaluation_interval(self) -> float | None:
+        """Seconds between two evaluations; None when steps are counted."""
+        if self.evaluate_every_steps is not None:
+            return None
+        if self.evaluate_every_seconds is not None:
+            return self.evaluate_every_seconds
+        return self.seconds / 25 if self.seconds is not None else 10.0
+
+    def declarations(self) -> dict[str, KnobDeclaration]:
+        """The knobs that this training honours, with their ladders; all take effect at the next optimizer step."""
+        from autotuner.diffusion.noise import DENSITIES
+
+        ladders: dict[str, tuple[float, tuple[float, ...]]] = {
+            "resolution": (self.resolution, self.resolutions),
+            "micro_batch": (self.micro_batch, self.micro_batches),
+            "sampling_steps": (self.sampling_steps, self.sampling_ladder),
+            "distill": (0, tuple(range(len(self.student_ladder) + 1))),
+            "pace": (self.pace, (0.5, 0.7, 0.85, 1.0)),
+            "cache_limit": (self.cache_limit, self.cache_limits),
+            "lr_scale": (1.0, (0.25, 0.5, 1.0, 2.0)),
+            "timestep_density": (0, tuple(range(len(DENSITIES)))),
+        }
+        return {name: declare(name, start, values) for name, (start, values) in ladders.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)

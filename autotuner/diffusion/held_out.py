@@ -1,0 +1,41 @@
+"""The fixed measurement: loss on held-out images with fixed noise at fixed levels, at full resolution, of averaged weights.
+
+It depends on no knob, so it compares any two moments of a run and any two runs on the same images.
+"""
+
+from __future__ import annotations
+
+import mlx.nn as nn
+import numpy as np
+
+from autotuner.diffusion.blas import mx
+from autotuner.diffusion.loss import denoising_errors, to_model
+from autotuner.diffusion.noise import reference_sigmas
+
+BINS = 10
+CHUNK = 64
+SEED = 20240607
+
+
+class HeldOut:
+    """Images, noise and levels of the measurement, drawn once."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, count: int) -> None:
+        count = min(count, len(images))
+        self.count = count
+        self._images = np.asarray(images[:count])
+        self._labels = np.asarray(labels[:count], np.int32)
+        self._noise = np.random.default_rng(SEED).standard_normal(self._images.shape).astype(np.float32)
+        self._bins = np.arange(count) % BINS
+        self._sigma = reference_sigmas(BINS)[self._bins].astype(np.float32)
+
+    def losses(self, denoiser: nn.Module) -> np.ndarray:
+        """Mean weighted error in each of the BINS noise levels (NaN where a tiny set has no image for one)."""
+        errors = []
+        for start in range(0, self.count, CHUNK):
+            part = slice(start, start + CHUNK)
+            images, noise = mx.array(self._images[part]), mx.array(self._noise[part])
+            sigma, labels = mx.array(self._sigma[part]), mx.array(self._labels[part])
+            errors.append(np.array(denoising_errors(denoiser, to_model(images), labels, noise, sigma)))
+        together = np.concatenate(errors)
+        return np.array([together[self._bins == b].mean() if (self._bins == b).any() else np.nan for b in range(BINS)])

@@ -1,0 +1,91 @@
+"""Noise levels: where training draws them (named densities as tables) and the grid that sampling walks down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotuner.diffusion.blas import mx
+
+BINS = 20
+LN_SIGMA_MIN, LN_SIGMA_MAX = math.log(0.01), math.log(40.0)
+FLOOR = 0.2 / BINS
+"""Least probability of a bin, so that no noise level starves."""
+
+
+@dataclass(frozen=True)
+class Density:
+    """One row of the table: a named density over ln sigma."""
+
+    name: str
+    shape: Callable[[np.ndarray], np.ndarray]
+    sentence: str
+
+
+def _normal(mean: float, deviation: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda u: np.exp(-0.5 * ((u - mean) / deviation) ** 2)
+
+
+P_MEAN, P_STD = -1.0, 1.2
+DENSITIES: tuple[Density, ...] = (
+    Density("lognormal", _normal(P_MEAN, P_STD), "ln sigma ~ N(-1.0, 1.2): the reference that the loss is corrected to"),
+    Density("low_noise", _normal(P_MEAN - 0.7, P_STD), "more small noise levels: fine detail"),
+    Density("high_noise", _normal(P_MEAN + 0.7, P_STD), "more large noise levels: global structure"),
+    Density("uniform", np.ones_like, "every ln sigma equally often"),
+)
+"""The knob timestep_density is an index into this table: append, never reorder."""
+
+
+def probabilities(index: int) -> np.ndarray:
+    """Probability of each ln-sigma bin under the density at ``index``, none below FLOOR."""
+    edges = np.linspace(LN_SIGMA_MIN, LN_SIGMA_MAX, BINS + 1)
+    raw = DENSITIES[index].shape((edges[:-1] + edges[1:]) / 2)
+    return np.asarray(FLOOR + (1 - FLOOR * BINS) * raw / raw.sum())
+
+
+def importance(index: int) -> np.ndarray:
+    """Weight p_reference / p_drawn of each bin: the expected loss is the reference's, whatever the density."""
+    return probabilities(0) / probabilities(index)
+
+
+def draw_sigma(
+    key: mx.array, count: int, cumulative: mx.array, weights: mx.array, scale: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Draw ``count`` noise levels and their importance weights from a density given as arrays (no retrace on change).
+
+    Levels are stratified over the batch; ``scale`` is the resolution's (see ``resolution_scale``).
+    """
+    u = (mx.arange(count) + mx.random.uniform(shape=(count,), key=key)) / count
+    bin_index = mx.minimum(mx.sum(u[:, None] >= cumulative[None, :], axis=1), BINS - 1)
+    lower = mx.where(bin_index > 0, cumulative[mx.maximum(bin_index - 1, 0)], 0.0)
+    within = (u - lower) / (cumulative[bin_index] - lower)
+    width = (LN_SIGMA_MAX - LN_SIGMA_MIN) / BINS
+    return mx.exp(LN_SIGMA_MIN + width * (bin_index + within)) * scale, weights[bin_index]
+
+
+def resolution_scale(resolution: int, full_resolution: int) -> float:
+    """Factor on sigma that keeps the signal-to-noise ratio of an area-averaged image: noise averages out with sqrt(pixels)."""
+    return resolution / full_resolution
+
+
+def reference_sigmas(bins: int = 10) -> np.ndarray:
+    """``bins`` equally probable levels of the log-normal reference: medians of its deciles when ``bins`` is 10."""
+    grid = np.linspace(P_MEAN - 5 * P_STD, P_MEAN + 5 * P_STD, 20001)
+    cumulative = np.cumsum(_normal(P_MEAN, P_STD)(grid))
+    return np.exp(np.interp((np.arange(bins) + 0.5) / bins, cumulative / cumulative[-1], grid))
+
+
+def rho_schedule(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> np.ndarray:
+    """``steps`` levels from sigma_max down to sigma_min, then 0 (Karras et al. 2022, Eq. 5)."""
+    ramp = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
+    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return np.append((top + ramp * (bottom - top)) ** rho, 0.0)
+
+
+def sigma_of_time(time: mx.array, sigma_min: float, sigma_max: float, rho: float = 7.0) -> mx.array:
+    """The same curve as a function of time in [0, 1]: 0 is no noise at all, just above it sigma_min, 1 is sigma_max."""
+    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return mx.where(time > 0, mx.power(bottom + mx.maximum(time, 0.0) * (top - bottom), rho), 0.0)

@@ -1,0 +1,56 @@
+"""Images out of a denoiser: class labels, noise, a solver and its grid of noise levels."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import mlx.nn as nn
+import numpy as np
+
+from autotuner.diffusion.blas import mx
+from autotuner.diffusion.noise import rho_schedule, sigma_of_time
+from autotuner.diffusion.solvers import SOLVERS
+
+CHUNK = 64
+
+
+def student_schedule(steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """The ends of a student's segments, downwards: what multistep consistency distillation trains for."""
+    return np.array(sigma_of_time(mx.array(np.arange(steps, -1, -1) / steps), sigma_min, sigma_max))
+
+
+def teacher_schedule(steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """The grid for solvers: rho = 7."""
+    return rho_schedule(steps, sigma_min, sigma_max)
+
+
+def generate(
+    denoiser: nn.Module, labels: np.ndarray, shape: tuple[int, int, int], sigmas: np.ndarray, solver: str, seed: int
+) -> np.ndarray:
+    """uint8 images (count, height, width, channels), one for each label; the same seed gives the same noise."""
+    noise = np.random.default_rng(seed).standard_normal((len(labels), *shape)).astype(np.float32)
+    parts = []
+    for start in range(0, len(labels), CHUNK):
+        label = mx.array(labels[start : start + CHUNK].astype(np.int32))
+        x = mx.array(noise[start : start + CHUNK]) * float(sigmas[0])
+        x = SOLVERS[solver](partial(_labelled, denoiser, label), x, [float(s) for s in sigmas])
+        parts.append(np.array(mx.clip(mx.round((x + 1) * 127.5), 0, 255).astype(mx.uint8)))
+    return np.concatenate(parts)
+
+
+def _labelled(denoiser: nn.Module, label: mx.array, x: mx.array, sigma: mx.array) -> mx.array:
+    return denoiser(x, sigma, label)
+
+
+def save_grid(images: np.ndarray, path: str, columns: int = 8, zoom: int = 2) -> None:
+    """Write images as one PNG, row by row."""
+    from PIL import Image
+
+    rows = -(-len(images) // columns)
+    count, height, width, channels = images.shape
+    canvas = np.zeros((rows * columns, height, width, channels), np.uint8)
+    canvas[:count] = images
+    grid = canvas.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    pixels = grid.reshape(rows * height, columns * width, channels)
+    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(path)

@@ -1,0 +1,131 @@
+"""Teacher and student: who learns in which distillation stage, and from whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.nn as nn
+import numpy as np
+
+from autotuner.diffusion import ema
+from autotuner.diffusion.blas import mx
+from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.distill import Times, consistency_errors, times
+from autotuner.diffusion.dit import DiT
+from autotuner.diffusion.loss import denoising_errors, to_model
+from autotuner.diffusion.noise import draw_sigma, importance, probabilities, resolution_scale
+from autotuner.diffusion.precondition import Denoiser
+from autotuner.diffusion.step import Applied, Learner
+from autotuner.diffusion.unet import UNet
+
+NETWORKS = {"dit": DiT, "unet": UNet}
+
+
+def build(config: TrainerConfig, channels: int, classes: int, resolution: int, sigma_data: float) -> Denoiser:
+    """A new denoiser of the configured architecture; random weights follow ``config.seed``."""
+    mx.random.seed(config.seed)
+    network = NETWORKS[config.network](channels, classes, resolution, **config.model, **config.fixed)
+    return Denoiser(network, sigma_data)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trained scalars."""
+    from mlx.utils import tree_flatten
+
+    return sum(array.size for _, array in tree_flatten(module.trainable_parameters()))
+
+
+class Stages:
+    """Stage 0 trains the teacher; stage k trains a student to sample in ``student_ladder[k - 1]`` steps."""
+
+    def __init__(self, config: TrainerConfig, channels: int, classes: int, resolution: int, sigma_data: float) -> None:
+        self._config = config
+        self._shape = (channels, classes, resolution, sigma_data)
+        self.full_resolution = resolution
+        self.classes = classes
+        self.stage = 0
+        self.teacher = Learner(self.new_denoiser(), _teacher_errors)
+        self.student: Learner | None = None
+        self._frozen = self.new_denoiser()
+        """The teacher's average as it was when distillation began."""
+        self.images = {"teacher": 0, "student": 0}
+        self._student_of = -1
+        self.set_density(0)
+
+    def new_denoiser(self) -> Denoiser:
+        """A denoiser of the same architecture, its weights fresh."""
+        return build(self._config, *self._shape)
+
+    @property
+    def learner(self) -> Learner:
+        """Who learns in the present stage."""
+        return self.teacher if self.stage == 0 or self.student is None else self.student
+
+    @property
+    def student_steps(self) -> int:
+        """Sampling steps that the student learns, or last learned."""
+        return self._config.student_ladder[max(self.stage, 1) - 1]
+
+    def enter(self, stage: int) -> None:
+        """Begin a stage: a student starts from the teacher's average; going back to 0 keeps it aside.
+
+        A student that was kept continues unless its teacher has learned since.
+        """
+        if stage > 0 and self.stage == 0 and self._student_of != self.images["teacher"]:
+            self.teacher.show_average(self._frozen)
+            student = self.new_denoiser()
+            self.teacher.show_average(student)
+            self.student = Learner(student, _student_errors(self._frozen), frozen=self._frozen)
+            self.images["student"] = 0
+            self._student_of = self.images["teacher"]
+        self.stage = stage
+
+    def set_density(self, index: int) -> None:
+        """Draw noise levels from another row of ``noise.DENSITIES`` from now on."""
+        self._cumulative = mx.array(np.cumsum(probabilities(index)).astype(np.float32))
+        self._importance = mx.array(importance(index).astype(np.float32))
+
+    def draw(self, images: np.ndarray, labels: np.ndarray, step: int, teacher_steps: int) -> list[mx.array]:
+        """All randomness of one optimizer step, for the whole batch: micro-batches only slice it."""
+        count, resolution = len(images), images.shape[1]
+        keys = mx.random.split(mx.random.key(self._config.seed * 1_000_003 + step), 4)
+        kept = mx.random.uniform(shape=(count,), key=keys[0]) >= self._config.label_dropout
+        label = mx.where(kept, mx.array(labels.astype(np.int32)), self.classes)
+        noise = mx.random.normal(images.shape, key=keys[1])
+        scale = mx.array(resolution_scale(resolution, self.full_resolution))
+        if self.stage == 0:
+            sigma, weights = draw_sigma(keys[2], count, self._cumulative, self._importance, scale)
+            return [weights, mx.array(images), label, noise, sigma]
+        first, second = mx.random.uniform(shape=(count,), key=keys[2]), mx.random.uniform(shape=(count,), key=keys[3])
+        counts = mx.array(float(self.student_steps)), mx.array(float(teacher_steps))
+        at = times(first, second, *counts, self._config.sigma_min, self._config.sigma_max)
+        scaled = [sigma * scale for sigma in (at.sigma_t, at.sigma_s, at.sigma_step)]
+        return [mx.ones((count,)), mx.array(images), label, noise, *scaled, mx.ones((count,))]
+
+    def apply(self, learning_rate: float) -> Applied:
+        """End the optimizer step of whoever learns."""
+        who, config = "student" if self.learner is self.student else "teacher", self._config
+        self.images[who] += config.batch
+        beta = ema.decay(self.images[who], config.batch, config.half_life_images)
+        return self.learner.apply(learning_rate, beta)
+
+
+def _teacher_errors(denoiser: nn.Module, images: mx.array, labels: mx.array, noise: mx.array, sigma: mx.array) -> mx.array:
+    return denoising_errors(denoiser, to_model(images), labels, noise, sigma)
+
+
+def _student_errors(frozen: nn.Module) -> Any:
+    def errors(
+        student: nn.Module,
+        images: mx.array,
+        labels: mx.array,
+        noise: mx.array,
+        sigma_t: mx.array,
+        sigma_s: mx.array,
+        sigma_step: mx.array,
+        from_teacher: mx.array,
+    ) -> mx.array:
+        at = Times(sigma_t, sigma_s, sigma_step)
+        return consistency_errors(student, frozen, to_model(images), labels, noise, at, from_teacher)
+
+    return errors

@@ -1,0 +1,265 @@
+"""The training loop: a generator that yields one small record per optimizer step and changes knobs between two."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autotuner.diffusion import plan
+from autotuner.diffusion.blas import mx
+from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.data import Dataset
+from autotuner.diffusion.distill import teacher_steps
+from autotuner.diffusion.evaluation import PREVIEW_IMAGES, PREVIEW_SEED, Evaluated, Evaluator
+from autotuner.diffusion.inert import Hook, NoRun
+from autotuner.diffusion.injection import Injection
+from autotuner.diffusion.live import LiveKnobs
+from autotuner.diffusion.sample import save_grid
+from autotuner.diffusion.stages import Stages
+from autotuner.messages import FLAG_FIRST_OF_SHAPE, FLAG_NOT_FINITE
+
+NAP_SECONDS = 0.4
+"""Longest single sleep: a longer idle lets a GPU clock down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One optimizer step."""
+
+    step: int
+    seconds: float
+    """Wall time of the run so far."""
+    loss: float
+    images: int
+    step_seconds: float
+    """Wall time of this step, pacing and injected slowdown included."""
+    resolution: int
+    micro_batch: int
+    stage: int
+    flags: int
+    learning_rate: float
+    active_bytes: int
+    cache_bytes: int
+    peak_bytes: int
+    evaluation: Evaluated | None
+
+
+class Trainer:
+    """Trains a diffusion model on one dataset and, later in its budget, a few-step student of it."""
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        dataset: Dataset,
+        run: Hook | None = None,
+        *,
+        out: Path | None = None,
+        injection: Injection | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.run: Hook = run if run is not None else NoRun()
+        self.injection = injection
+        self._out = out
+        self._clock = clock
+        self._sleep = sleep
+        self.knobs = LiveKnobs(config.declarations())
+        self.stages = Stages(config, dataset.channels, dataset.classes, dataset.resolution, dataset.sigma_data)
+        self.evaluator = Evaluator(config, dataset, self.stages)
+        self.step = 0
+        self.images = 0
+        self.seconds_before = 0.0
+        """Wall time spent before the last resume."""
+        self.evaluations: list[Evaluated] = []
+        self.not_finite_steps = 0
+        self.peak_bytes = 0
+        self.shapes: set[tuple[int, int, bool]] = set()
+        self._began = clock()
+        self._lr_scale = 1.0
+        self._stage_entered = 0.0
+        self._evaluated_at = -math.inf
+        mx.set_cache_limit(self.knobs.whole("cache_limit"))
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far."""
+        return self.seconds_before + self._clock() - self._began
+
+    @property
+    def budget_used(self) -> float:
+        """Share of the budget that is spent, by whichever bound is nearer."""
+        by_time = self.seconds / self.config.seconds if self.config.seconds else 0.0
+        by_steps = self.step / self.config.steps if self.config.steps else 0.0
+        return max(by_time, by_steps)
+
+    def steps(self) -> Iterator[Progress]:
+        """Train until the budget is spent; every knob change falls between two of the records."""
+        self._began = self._clock()
+        while self.budget_used < 1:
+            self._take_changes()
+            yield self._one_step()
+
+    def set_knob(self, name: str, value: float) -> None:
+        """Change a knob from the script: in force from the next optimizer step on, and told to the daemon."""
+        if self._change(name, value, "script"):
+            self.run.set(name, value)
+
+    def _take_changes(self) -> None:
+        polled = self.run.poll()
+        if polled is not None:
+            for name, (_, new) in polled.changed.items():
+                self._change(name, new, "daemon")
+            self.run.acknowledge(self.step + 1)
+        stage = self.knobs.whole("distill")
+        planned = plan.planned_stage(self.budget_used, len(self.config.student_ladder))
+        if planned > stage and not self.run.guided and self._change("distill", planned, "plan"):
+            self.run.set("distill", planned)
+
+    def _change(self, name: str, value: float, by: str) -> bool:
+        changed = self.knobs.change(name, value, self.step + 1, self.seconds, by)
+        if changed and name in _EFFECTS:
+            _EFFECTS[name](self, value)
+        return changed
+
+    def _enter_stage(self, value: float) -> None:
+        self.stages.enter(int(value))
+        self._stage_entered = self.budget_used
+
+    def _limit_cache(self, value: float) -> None:
+        mx.set_cache_limit(int(value))
+
+    def _set_density(self, value: float) -> None:
+        self.stages.set_density(int(value))
+
+    def _one_step(self) -> Progress:
+        began = self._clock()
+        mx.reset_peak_memory()
+        resolution, micro_batch = self.knobs.whole("resolution"), self.knobs.whole("micro_batch")
+        flags = self._first_of_shape(resolution, micro_batch)
+        rate = self._learning_rate()
+        loss, finite = self._learn(resolution, micro_batch, rate)
+        if not finite:
+            flags |= FLAG_NOT_FINITE
+            self.not_finite_steps += 1
+        memory = (mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
+        self.peak_bytes = max(self.peak_bytes, memory[2])
+        self._slow_down(self._clock() - began, max(memory[2], memory[0] + memory[1]))
+        took = self._clock() - began
+        self._report(loss, took, memory, flags)
+        return Progress(
+            step=self.step,
+            seconds=self.seconds,
+            loss=loss,
+            images=self.images,
+            step_seconds=took,
+            resolution=resolution,
+            micro_batch=micro_batch,
+            stage=self.stages.stage,
+            flags=flags,
+            learning_rate=rate,
+            active_bytes=memory[0],
+            cache_bytes=memory[1],
+            peak_bytes=memory[2],
+            evaluation=self._evaluate_if_due(),
+        )
+
+    def _learn(self, resolution: int, micro_batch: int, rate: float) -> tuple[float, bool]:
+        batch, learner = self.config.batch, self.stages.learner
+        chosen = self.dataset.batch_indices(self.images, batch, self.config.seed)
+        images, labels = self.dataset.at(resolution)[chosen], self.dataset.labels[chosen]
+        arrays = self.stages.draw(images, labels, self.step, teacher_steps(self._stage_progress()))
+        for start in range(0, batch, micro_batch):
+            learner.accumulate(micro_batch / batch, *(array[start : start + micro_batch] for array in arrays))
+        applied = self.stages.apply(rate)
+        mx.eval(applied, learner.state)
+        self.step += 1
+        self.images += batch
+        return float(applied.loss), bool(applied.finite)
+
+    def _learning_rate(self) -> float:
+        self._lr_scale = plan.ramped(self._lr_scale, self.knobs["lr_scale"])
+        if self.stages.stage:
+            return self.config.student_learning_rate * plan.student_rate(self._stage_progress()) * self._lr_scale
+        stages = len(self.config.student_ladder)
+        return self.config.learning_rate * plan.teacher_rate(self.budget_used, stages) * self._lr_scale
+
+    def _stage_progress(self) -> float:
+        planned = (1 - plan.TEACHER_SHARE) / max(len(self.config.student_ladder), 1)
+        return (self.budget_used - self._stage_entered) / planned
+
+    def _first_of_shape(self, resolution: int, micro_batch: int) -> int:
+        shape = (resolution, micro_batch, self.stages.stage > 0)
+        first = shape not in self.shapes
+        self.shapes.add(shape)
+        return FLAG_FIRST_OF_SHAPE if first else 0
+
+    def _slow_down(self, step_seconds: float, used_bytes: int) -> None:
+        if self.injection is not None:
+            extra = self.injection.extra_seconds(step_seconds, used_bytes, self._clock())
+            self._nap(extra)
+            step_seconds += extra
+        self._nap(step_seconds * (1 / self.knobs["pace"] - 1))
+
+    def _nap(self, seconds: float) -> None:
+        pieces = math.ceil(seconds / NAP_SECONDS)
+        for _ in range(pieces):
+            self._sleep(seconds / pieces)
+
+    def _report(self, loss: float, took: float, memory: tuple[int, int, int], flags: int) -> None:
+        active, cache, peak = memory
+        self.run.report(
+            self.step,
+            loss,
+            images=self.images,
+            step_seconds=took,
+            active_bytes=active,
+            cache_bytes=cache,
+            peak_bytes=peak,
+            stage=self.stages.stage,
+            flags=flags,
+        )
+
+    def _evaluate_if_due(self) -> Evaluated | None:
+        interval = self.config.evaluation_interval
+        if interval is None:
+            due = self.step % (self.config.evaluate_every_steps or 1) == 0
+        else:
+            due = self.seconds - self._evaluated_at >= interval
+        return self.evaluate(len(self.evaluations) % self.config.quality_every == 0) if due else None
+
+    def evaluate(self, with_quality: bool) -> Evaluated:
+        """Measure now, tell the hook, and save a preview when there is a directory for it."""
+        self._evaluated_at = self.seconds
+        measured = self.evaluator.measure(self.step, self.seconds, self.images, with_quality, self._clock)
+        self.evaluations.append(measured)
+        self.run.evaluation(
+            measured.step,
+            measured.held_out_loss,
+            quality=measured.quality,
+            quality_steps=measured.quality_steps,
+            seconds=measured.took_seconds,
+            stage=measured.stage,
+        )
+        if self._out is not None:
+            self._preview(self._out)
+        return measured
+
+    def _preview(self, out: Path) -> None:
+        who = "student" if self.stages.stage and self.stages.student else "teacher"
+        images = self.evaluator.samples(who, self.knobs.whole("sampling_steps"), PREVIEW_IMAGES, PREVIEW_SEED)
+        save_grid(np.asarray(images), str(out / f"preview-{self.step:06d}.png"))
+
+
+_EFFECTS: dict[str, Callable[[Trainer, float], None]] = {
+    "distill": Trainer._enter_stage,
+    "cache_limit": Trainer._limit_cache,
+    "timestep_density": Trainer._set_density,
+}
+"""What must happen at once when a knob changes; every other knob is read at each step."""
