@@ -87,6 +87,8 @@ def parse_injected(text: str, origin: str) -> InjectedState:
         raise Unavailable(f"injected readings at {origin}: expected an object of time and any of {sorted(_FIELDS)}")
     for name, (lower, upper) in _BOUNDS.items():
         _check(document, name, lower, upper, origin)
+    if not isinstance(document.get("note", ""), str):
+        raise Unavailable(f"injected readings at {origin}: note = {document['note']!r}; allowed is text")
     return InjectedState(**document)
 
 
