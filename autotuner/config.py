@@ -79,13 +79,32 @@ def load(
         for name, value in document.items():
             config = _set(config, known, name, value, str(path))
     for name in known:
-        variable = "AUTOTUNER_" + ("STATE_DIR" if name == "state_directory" else name.upper())
+        variable = variable_of(name)
         if environment.get(variable):
             config = _set(config, known, name, environment[variable], variable)
     for name, value in (flags or {}).items():
         if value is not None:
             config = _set(config, known, name, value, f"flag --{name.replace('_', '-')}")
     return config
+
+
+def variable_of(name: str) -> str:
+    """The environment variable that sets ``name``."""
+    return "AUTOTUNER_" + ("STATE_DIR" if name == "state_directory" else name.upper())
+
+
+def origins(
+    path: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Where ``load`` takes each setting from: ``default``, the file, a variable or a flag."""
+    in_file = tomllib.loads(path.read_text()) if path is not None else {}
+    found = {}
+    for field in fields(Config):
+        name = field.name
+        came_from = str(path) if name in in_file else "default"
+        came_from = variable_of(name) if environment.get(variable_of(name)) else came_from
+        found[name] = f"flag --{name.replace('_', '-')}" if (flags or {}).get(name) is not None else came_from
+    return found
 
 
 def _set(config: Config, known: Mapping[str, Any], name: str, value: Any, origin: str) -> Config:

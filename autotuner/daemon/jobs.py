@@ -68,7 +68,7 @@ class Jobs:
 
     def propose_soon(self) -> None:
         """Propose now, without waiting (a run has ended)."""
-        if self._scheduler.get_job("propose") is not None:
+        if not self._stopping and self._scheduler.get_job("propose") is not None:
             self._scheduler.add_job(self.propose, id="propose-now", replace_existing=True)
 
     def retain(self) -> None:

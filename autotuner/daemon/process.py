@@ -69,4 +69,4 @@ def run(config: Config) -> None:
     finally:
         get_log().info("stopping")
         jobs.stop()
-        daemon.stop()
+        daemon.stop(moment_now())

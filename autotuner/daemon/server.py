@@ -118,8 +118,13 @@ class Daemon:
         self._past = [run for run in self._past if moment.now - (run.ended_at or 0.0) < ENDED_SHOWN_SECONDS]
         self.snapshot = self._snapshot(machine, moment, time.perf_counter() - began)
 
-    def stop(self) -> None:
-        """Leave every run as it is, write what waits, and release everything."""
+    def stop(self, moment: Moment) -> None:
+        """Write down who has ended since the last tick, leave every other run as it is, and release everything."""
+        for run in tuple(self.live.values()):
+            with contextlib.suppress(JournalError):
+                run.listen(moment)
+                if outcome := outcome_of(run):
+                    self._see_off(run, outcome, moment)
         if self._web is not None:
             remove_address(self.config.state_directory)
             self._web.close()

@@ -1,0 +1,101 @@
+"""The command line: parse, one call, and the only place of the product that prints."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotuner.errors import AutotunerError, ConfigurationError
+
+OK, FOUND_WRONG, USAGE, ALREADY_RUNNING = 0, 1, 2, 3
+
+EPILOG = """exit codes:
+  0  done
+  1  something is wrong: a check failed, a run is not known, a journal cannot be read
+  2  wrong usage or configuration
+  3  another daemon already serves the state directory"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table of commands; the module has ``add_arguments(parser)`` and ``run(arguments) -> int``."""
+
+    name: str
+    module: str
+    sentence: str
+    parses_itself: bool = False
+    """Its module has ``main(words) -> int`` instead."""
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("demo", "autotuner.demo.main", "watch a small training being tuned, with a report at the end", parses_itself=True),
+    Command("daemon", "autotuner.cli.daemon", "run the background service in the foreground"),
+    Command("status", "autotuner.cli.status", "the machine, its runs and their knobs at this moment"),
+    Command("explain", "autotuner.cli.explain", "each change of a run: what, why, by whom, and what it did"),
+    Command("pin", "autotuner.cli.pin", "keep the daemon's hands off one knob of a run"),
+    Command("release", "autotuner.cli.pin", "let the daemon move a pinned knob again"),
+    Command("report", "autotuner.cli.report", "one page with the course of one or more runs"),
+    Command("doctor", "autotuner.cli.doctor", "check sensors, journal, policy and installation"),
+    Command("config", "autotuner.cli.config", "every setting with its value and origin"),
+    Command("service", "autotuner.cli.service", "install, remove or show the login service"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except ConfigurationError as error:
+        return _complain(error, USAGE)
+    except AutotunerError as error:
+        return _complain(error, FOUND_WRONG)
+    except BrokenPipeError:  # the reader of our output has left, as with `| head`
+        sys.stderr.close()
+        return OK
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    itself = next((command for command in COMMANDS if command.parses_itself and words[:1] == [command.name]), None)
+    if itself is not None:
+        return int(importlib.import_module(itself.module).main(words[1:]))
+    parsed = _parser(words).parse_args(words)
+    return int(importlib.import_module(_command(parsed.command).module).run(parsed))
+
+
+def _complain(error: AutotunerError, code: int) -> int:
+    print(f"autotuner: {error}", file=sys.stderr)
+    return code
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="autotuner",
+        description="Watches diffusion-model training on this machine and tunes it while it runs.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = commands.add_parser(command.name, help=command.sentence, description=f"{command.name}: {command.sentence}.")
+        if command.name in words and not command.parses_itself:  # only the one that may be meant is imported
+            importlib.import_module(command.module).add_arguments(subparser)
+    return parser
+
+
+def _command(name: str) -> Command:
+    return next(command for command in COMMANDS if command.name == name)
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from autotuner.daemon.version import product_version
+
+        print(f"autotuner {product_version()}")
+        parser.exit()

@@ -1,0 +1,59 @@
+"""Options that commands share, and the configuration that they make."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from autotuner.config import Config, load, state_directory
+
+FILE_NAME = "autotuner.toml"
+"""Read from the state directory when no other file is named."""
+
+_FLAGS: tuple[tuple[str, str, str], ...] = (
+    ("mode", "MODE", "observe, advise or act"),
+    ("policy", "NAME", "default, hold, rules, learned, or an artefact's directory"),
+    ("port", "PORT", "port of /metrics and the status page on 127.0.0.1; 0 picks a free one"),
+    ("tick-seconds", "S", "seconds between two looks"),
+    ("decision-seconds", "S", "seconds between two decisions of a run; 0 derives it from the run's budget"),
+    ("changes-per-hour", "N", "most changes of one run in an hour"),
+    ("retention-days", "DAYS", "how long telemetry, decisions and run directories are kept"),
+    ("propose-seconds", "S", "seconds between two proposals of an architecture"),
+    ("injected-readings", "FILE", "scripted heat and memory of an experiment"),
+    ("log-level", "LEVEL", "debug, info, warning or error"),
+)
+
+
+def add_state_directory(parser: argparse.ArgumentParser) -> None:
+    """Options that say where the journal is."""
+    parser.add_argument("--state-dir", dest="state_directory", type=Path, metavar="DIR", help="where runs and journal live")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {FILE_NAME} in the state directory)")
+
+
+def add_all(parser: argparse.ArgumentParser) -> None:
+    """Every setting as an option."""
+    add_state_directory(parser)
+    for flag, metavar, sentence in _FLAGS:
+        parser.add_argument(f"--{flag}", metavar=metavar, help=sentence)
+
+
+def configuration_file(arguments: argparse.Namespace) -> Path | None:
+    """The file that was named, or the one in the state directory, or None."""
+    if arguments.config is not None:
+        return Path(arguments.config)
+    directory = arguments.state_directory or state_directory(os.environ)
+    path = Path(directory).expanduser() / FILE_NAME
+    return path if path.exists() else None
+
+
+def flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as options."""
+    names = ["state_directory", *(flag.replace("-", "_") for flag, _, _ in _FLAGS)]
+    return {name: getattr(arguments, name, None) for name in names}
+
+
+def configuration(arguments: argparse.Namespace) -> Config:
+    """The checked configuration; raises ConfigurationError."""
+    return load(configuration_file(arguments), flags(arguments))

@@ -1,0 +1,148 @@
+"""``autotuner status``: the daemon's own view, or the journal's record when none is running."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from autotuner.cli import OK
+from autotuner.cli.settings import add_state_directory, configuration
+from autotuner.cli.text import day, duration, number, percent, size, table
+from autotuner.daemon.address import Address, read_address
+from autotuner.errors import AutotunerError
+from autotuner.journal import AdviceRecord, Reader, RunRecord, journal_path
+
+ANSWER_SECONDS = 3.0
+RUNS_SHOWN = 12
+_PRESSURES = ("normal", "warn", "critical")
+_HEATS = ("nominal", "moderate", "heavy", "trapping", "sleeping")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_state_directory(parser)
+    parser.add_argument("--json", action="store_true", help="print the document that the daemon serves at /api/status")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the status."""
+    state = configuration(arguments).state_directory
+    address = read_address(state)
+    document = ask(address) if address else None
+    if document is None:
+        return _from_journal(state, arguments.json)
+    if arguments.json:
+        print(json.dumps(document, indent=1))
+    else:
+        print("\n".join(_lines(document, address, _advice(state))))
+    return OK
+
+
+def ask(address: Address, path: str = "/api/status") -> dict[str, Any] | None:
+    """The daemon's answer, or None when it gives none."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            address.url + path, timeout=ANSWER_SECONDS
+        ) as answer:
+            document: dict[str, Any] = json.loads(answer.read())
+            return document
+    except (OSError, ValueError):
+        return None
+
+
+def _advice(state: Path) -> list[AdviceRecord]:
+    try:
+        with Reader(journal_path(state)) as journal:
+            return journal.advice()
+    except AutotunerError:
+        return []
+
+
+def _lines(document: dict[str, Any], address: Address | None, advice: list[AdviceRecord]) -> Iterator[str]:
+    up = duration(document["unix_time"] - document["started_unix"])
+    where = f"{address.url}/" if address else ""
+    yield f"autotuner {document['version']}  mode {document['mode']}, policy {document['policy']}, up {up}  {where}"
+    yield f"machine  {_machine(document['machine'])}"
+    silent = [sensor for sensor in document["sensors"] if not sensor["up"]]
+    yield f"sensors  {len(document['sensors']) - len(silent)} of {len(document['sensors'])} answer"
+    for problem in document.get("problems", ()):
+        yield f"!        {problem}"
+    for line in advice:
+        yield f"advice   {line.advice_id}  {line.run_id}: {line.what}: {line.why}"
+    runs = document["runs"]
+    yield ""
+    yield _run_table(runs) if runs else "no training run is live; a script that calls autotuner.hook.attach() appears here"
+    for run in runs:
+        yield ""
+        yield f"{run['run_id']}"
+        yield _knob_table(run["knobs"]) if run["knobs"] else "  offers no knobs"
+        if run["last_what"]:
+            yield f"  last: {run['last_what']}: {run['last_why']}"
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    available, total = machine["memory_available_bytes"], machine["memory_total_bytes"]
+    parts = [f"memory {size(available)} of {size(total)} available" if available is not None else "memory unknown"]
+    parts.append(f"pressure {_word(_PRESSURES, machine['memory_pressure'])}")
+    parts.append(f"heat {_word(_HEATS, machine['thermal_level'])}")
+    if machine["celsius"] is not None:
+        parts.append(f"{machine['celsius']:.0f} °C")
+    return ", ".join(parts) + ("  (injected by an experiment)" if machine["injected"] else "")
+
+
+def _word(words: tuple[str, ...], level: int | None) -> str:
+    return "unknown" if level is None or not 0 <= level < len(words) else words[level]
+
+
+def _run_table(runs: list[dict[str, Any]]) -> str:
+    head = ("RUN", "STATE", "STEP", "LOSS", "HELD-OUT", "IMAGES/S", "MEMORY", "BUDGET")
+    rows = [
+        (
+            run["run_id"], run["state"], str(run["step"]), number(run["loss"]), number(run["held_out_loss"]),
+            number(run["images_per_second"]), size(run["peak_bytes"] or None), percent(run["budget_used"]),
+        )
+        for run in runs
+    ]  # fmt: skip
+    return table(head, rows, right=(2, 3, 4, 5, 6, 7))
+
+
+def _knob_table(knobs: list[dict[str, Any]]) -> str:
+    rows = [(knob["name"], _ladder(knob), knob["unit"], _knob_note(knob)) for knob in knobs]
+    return table(("KNOB", "LADDER", "UNIT", ""), rows, indent="  ")
+
+
+def _ladder(knob: dict[str, Any]) -> str:
+    return " ".join(f"[{value:g}]" if value == knob["acknowledged"] else f"{value:g}" for value in knob["values"])
+
+
+def _knob_note(knob: dict[str, Any]) -> str:
+    asked = f"asked for {knob['asked']:g}" if knob["asked"] != knob["acknowledged"] else ""
+    return ", ".join(filter(None, (asked, "pinned" if knob["pinned"] else "")))
+
+
+def _from_journal(state: Path, as_json: bool) -> int:
+    with Reader(journal_path(state)) as journal:
+        runs = journal.runs(last=RUNS_SHOWN)
+    if as_json:
+        print(json.dumps({"status": "no daemon", "runs": [_without_declaration(run) for run in runs]}, indent=1))
+        return OK
+    print(f"no daemon is running for {state}; this is the journal's record", file=sys.stderr)
+    head = ("RUN", "STATE", "STARTED", "STEP", "LOSS", "HELD-OUT", "MEMORY", "POLICY")
+    rows = [
+        (
+            run.run_id, "unknown" if run.live else run.outcome, day(run.created_unix), str(run.step), number(run.loss),
+            number(run.final_held_out_loss), size(run.peak_bytes or None), run.policy,
+        )
+        for run in runs
+    ]  # fmt: skip
+    print(table(head, rows, right=(3, 4, 5, 6)) if rows else "no run was ever recorded")
+    return OK
+
+
+def _without_declaration(run: RunRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(run).items() if name != "declaration_json"}
