@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import pwd
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _try_output(host: Host, command: tuple[str, ...]) -> None:
 
 def _private_words() -> dict[str, str]:
     """What to replace; the longest first, since a home directory ends in the user's name."""
-    words = {str(Path.home()): "~", platform.node(): "HOST"}
+    words = {str(Path.home()): "~", platform.node(): "HOST", platform.node().partition(".")[0]: "HOST"}
     try:
         user = pwd.getpwuid(os.getuid())
         words |= {user.pw_dir: "~", user.pw_name: "USER"}
@@ -91,13 +92,18 @@ def _private_words() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
 
 
+_LONG_ENOUGH = 5  # to be no part of another word by chance
 _PUBLIC_WORDS = {"root", "localhost", "nobody"}
 
 
 def _scrub(value: Any, words: dict[str, str]) -> Any:
     if isinstance(value, dict):
         return {_scrub(key, words): _scrub(item, words) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_scrub(item, words) for item in value]
     if isinstance(value, str):
         for word, cover in words.items():
-            value = value.replace(word, cover)
+            # A short name is covered as a whole word only: a user may be called "max", as a file of control groups is.
+            alone = len(word) < _LONG_ENOUGH
+            value = re.sub(rf"(?<![\w.]){re.escape(word)}(?!\w)" if alone else re.escape(word), cover, value)
     return value
