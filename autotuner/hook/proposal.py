@@ -46,7 +46,7 @@ def read_proposal(path: Path, search_space: Mapping[str, Sequence[Any]]) -> Prop
         return None
     try:
         return parse_proposal(text, search_space)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         warn(f"the proposal in {path} is left out: {error}")
         return None
 

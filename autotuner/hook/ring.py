@@ -1,10 +1,9 @@
 """The telemetry ring: fixed-size records in a memory-mapped file; the run writes, the daemon reads.
 
 File: a 128-byte header, then ``capacity`` records of 128 bytes; record ``n`` lives in slot ``n % capacity``, counted from 1.
-Record: sequence u64, kind u16, version u16, payload (``messages``, up to 104 bytes), zeros up to byte 116, then crc32 u32 of
-sequence, kind, version and payload, and the sequence u64 again. Python gives no fences and arm64 reorders stores, so a reader
-believes a record only when both sequences, the slot and the CRC agree. There is no write counter in the header: it would be
-one more store for each step, and after a SIGKILL it could disagree with the records, which carry their sequence anyway.
+
+There is no write counter in the header: it would be one more store for each step, and after a SIGKILL it could disagree with
+the records (``record.py``), which carry their sequence anyway.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ from __future__ import annotations
 import itertools
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from zlib import crc32
 
 from autotuner.errors import ProtocolError
 from autotuner.hook.files import map_new_file
+from autotuner.hook.record import FRAME, RECORD_BYTES, body_struct, decode, fitted
 from autotuner.messages import (
     KIND_ACKNOWLEDGEMENT,
     KIND_EVALUATION,
@@ -31,7 +31,6 @@ from autotuner.messages import (
 )
 
 MAGIC = b"ATRING1\0"
-RECORD_BYTES = 128
 HEADER_BYTES = 128
 DEFAULT_CAPACITY = 4096
 MAX_CAPACITY = 1 << 20
@@ -39,10 +38,6 @@ MAX_CAPACITY = 1 << 20
 _HEADER = struct.Struct("<8sIIIQ")  # magic, version, record size, capacity, token of the ring
 _CRC = struct.Struct("<I")
 _SEQUENCE = struct.Struct("<Q")
-_HEAD = struct.Struct("<QHH")  # sequence, kind, version: the payload follows
-_BODY_BYTES = RECORD_BYTES - _CRC.size - _SEQUENCE.size
-_FRAME = struct.Struct(f"<{_BODY_BYTES}sIQ")  # body, crc32, sequence
-_RANGES = {"Q": (0, 2**64 - 1), "I": (0, 2**32 - 1), "H": (0, 2**16 - 1), "B": (0, 2**8 - 1), "b": (-(2**7), 2**7 - 1)}
 _CHUNK_RECORDS = 64
 _MAX_POSITIONS = 16
 
@@ -112,7 +107,7 @@ class RingReader:
             slot = (self.sequence + 1) % self.capacity
             data = self._slots(slot, min(_CHUNK_RECORDS, self.capacity - slot))
             for offset in range(0, len(data), RECORD_BYTES):
-                record = _decode(data, offset, self.sequence + 1)
+                record = decode(data, offset, self.sequence + 1)
                 if record is None:
                     ended = max(_leading_sequences(data, offset)) <= self.sequence
                     return records if ended else records + self._rescan()
@@ -135,7 +130,7 @@ class RingReader:
         found = []
         for number in range(max(self.sequence, newest - self.capacity) + 1, newest + 1):
             # The second look is for a slot that was read above just before its record was written.
-            record = self._find(data, number) or _decode(self._slots(number % self.capacity, 1), 0, number)
+            record = self._find(data, number) or decode(self._slots(number % self.capacity, 1), 0, number)
             if record is not None:
                 found.append(record)
         if newest > self.sequence:
@@ -144,7 +139,7 @@ class RingReader:
         return found
 
     def _find(self, ring: bytes, number: int) -> Record | None:
-        return _decode(ring, number % self.capacity * RECORD_BYTES, number)
+        return decode(ring, number % self.capacity * RECORD_BYTES, number)
 
     def _slots(self, first: int, count: int) -> bytes:
         return self._pread(HEADER_BYTES + first * RECORD_BYTES, count * RECORD_BYTES)
@@ -156,13 +151,9 @@ class RingReader:
         return data
 
 
-def _body_struct(layout: struct.Struct) -> struct.Struct:
-    return struct.Struct(_HEAD.format + layout.format[1:])
-
-
 def _sample_writer(ring: memoryview, capacity: int, numbers: Iterator[int]) -> Write:
-    """The hot path: ``_writer`` with local names, an argument for each field, and values looked at only when they do not fit."""
-    pack, frame_into, take, mask = _body_struct(Sample.LAYOUT).pack, _FRAME.pack_into, numbers.__next__, capacity - 1
+    """The hot path: ``_writer`` with local names, an argument for each field, and coercion only when they do not fit."""
+    pack, frame_into, take, mask = body_struct(Sample.LAYOUT).pack, FRAME.pack_into, numbers.__next__, capacity - 1
 
     def write(
         step: int,
@@ -185,7 +176,7 @@ def _sample_writer(ring: memoryview, capacity: int, numbers: Iterator[int]) -> W
             )  # fmt: skip
         except struct.error:
             values = (step, time, loss, images, step_seconds, active, cache, peak, revision, stage, flags)
-            body = pack(number, KIND_SAMPLE, PROTOCOL_VERSION, *_fitted(Sample.LAYOUT, values))
+            body = pack(number, KIND_SAMPLE, PROTOCOL_VERSION, *fitted(Sample.LAYOUT, values))
         frame_into(ring, HEADER_BYTES + (number & mask) * RECORD_BYTES, body, crc32(body), number)
 
     return write
@@ -196,66 +187,19 @@ def _writer(ring: memoryview, capacity: int, numbers: Iterator[int], kind: int, 
 
     All writers of a ring share ``numbers``; taking the next one is atomic, so that two threads never share a slot.
     """
-    pack = _body_struct(layout).pack
+    pack = body_struct(layout).pack
 
     def write(*values: float) -> None:
-        fitted = tuple(_fitted(layout, values))
+        whole = tuple(fitted(layout, values))
         number = next(numbers)
-        body = pack(number, kind, PROTOCOL_VERSION, *fitted)
-        _FRAME.pack_into(ring, HEADER_BYTES + number % capacity * RECORD_BYTES, body, crc32(body), number)
+        body = pack(number, kind, PROTOCOL_VERSION, *whole)
+        FRAME.pack_into(ring, HEADER_BYTES + number % capacity * RECORD_BYTES, body, crc32(body), number)
 
     return write
 
 
-def _fitted(layout: struct.Struct, values: Sequence[float]) -> Iterator[float]:
-    """``values`` as the layout can hold them: whole where it wants whole numbers, clipped to its range."""
-    for kind, value in zip(_field_kinds(layout), values, strict=True):
-        if kind in _RANGES:
-            low, high = _RANGES[kind]
-            yield min(max(int(value), low), high)
-        else:
-            yield float(value)
-
-
-def _field_kinds(layout: struct.Struct) -> str:
-    """One letter for each field: ``<Q2d`` gives ``Qdd``."""
-    kinds, count = "", ""
-    for letter in layout.format[1:]:
-        if letter.isdigit():
-            count += letter
-        else:
-            kinds, count = kinds + letter * int(count or 1), ""
-    return kinds
-
-
-def _decode(data: bytes, offset: int, expected: int) -> Record | None:
-    """The record at ``offset``, or None unless it is intact and number ``expected``."""
-    body, crc, last = _FRAME.unpack_from(data, offset)
-    first, kind, version = _HEAD.unpack_from(body)
-    if first != expected or last != expected or version != PROTOCOL_VERSION or kind not in _KINDS:
-        return None
-    layout, build = _KINDS[kind]
-    if crc32(body[: _HEAD.size + layout.size]) != crc:
-        return None
-    return build(*layout.unpack_from(body, _HEAD.size))
-
-
 def _leading_sequences(data: bytes, offset: int) -> Iterator[int]:
     return (_SEQUENCE.unpack_from(data, place)[0] for place in range(offset, len(data), RECORD_BYTES))
-
-
-def _acknowledgement(
-    revision: int, step: int, time: float, refused: int, detail: int, count: int, *positions: int
-) -> Acknowledgement:
-    return Acknowledgement(revision, step, time, bool(refused), detail, positions[:count])
-
-
-_KINDS: dict[int, tuple[struct.Struct, Callable[..., Record]]] = {
-    KIND_SAMPLE: (Sample.LAYOUT, Sample),
-    KIND_EVALUATION: (Evaluation.LAYOUT, Evaluation),
-    KIND_ACKNOWLEDGEMENT: (Acknowledgement.LAYOUT, _acknowledgement),
-    KIND_GOODBYE: (Goodbye.LAYOUT, Goodbye),
-}
 
 
 def _pack_header(capacity: int) -> bytes:

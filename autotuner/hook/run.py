@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import struct
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Any, Self
 
 from autotuner.hook.bounds import Bounds
 from autotuner.hook.files import replace_text
+from autotuner.hook.life import OPEN, outcome
 from autotuner.hook.page import Heartbeat, PageReader, Revision
 from autotuner.hook.proposal import Proposal
 from autotuner.hook.ring import RingWriter
@@ -81,7 +79,7 @@ class Run:
         self._set_times: dict[str, float] = {}
         bounds.use(positions)
         if ring is not None:
-            _OPEN.add(self)
+            OPEN.add(self)
 
     def report(
         self,
@@ -160,8 +158,9 @@ class Run:
     ) -> None:
         """Tell a measurement on fixed data and noise at full resolution; ``quality`` is by the declared metric."""
         try:
-            if self._ring is not None:
-                self._ring.evaluation(Evaluation(step, monotonic(), held_out_loss, quality, quality_steps, seconds, stage))
+            ring = self._ring
+            if ring is not None:
+                ring.evaluation(Evaluation(step, monotonic(), held_out_loss, quality, quality_steps, seconds, stage))
         except _BAD_VALUES as error:
             self._drop(f"evaluation at step {step!r}", error)
         except Exception as error:
@@ -211,9 +210,10 @@ class Run:
             if outcome not in OUTCOMES:
                 warn(f"close({outcome!r}): allowed are {', '.join(OUTCOMES)}; recorded as failed")
                 outcome = "failed"
-            if self._ring is not None:
-                self._ring.goodbye(Goodbye(monotonic(), OUTCOMES.index(outcome)))
-            self._silence()
+            ring = self._ring
+            self.silence()
+            if ring is not None:
+                ring.goodbye(Goodbye(monotonic(), OUTCOMES.index(outcome)))
         except Exception as error:
             self._fail("close", error)
 
@@ -221,7 +221,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close(_outcome(kind, error))
+        self.close(outcome(kind, error))
 
     def __reduce__(self) -> tuple[Callable[..., Run], tuple[str, dict[str, float]]]:
         """In another process the copy is inert: one run has one writer."""
@@ -284,8 +284,9 @@ class Run:
         self._acknowledge(self._revision, self._step)
 
     def _acknowledge(self, revision: int, step: int, code: int = 0) -> None:
-        if self._ring is not None:
-            self._ring.acknowledgement(Acknowledgement(revision, step, monotonic(), code != 0, code, self._positions))
+        ring = self._ring  # another thread may close the run
+        if ring is not None:
+            ring.acknowledgement(Acknowledgement(revision, step, monotonic(), code != 0, code, self._positions))
 
     def _heartbeat(self) -> Heartbeat | None:
         try:
@@ -300,14 +301,14 @@ class Run:
             warn(f"{what} is left out: {error} (said once)")
 
     def _fail(self, where: str, error: Exception) -> None:
-        self._silence()
+        self.silence()
         warn(f"{where} failed and the hook is off; training goes on: {type(error).__name__}: {error}")
 
-    def _silence(self) -> None:
+    def silence(self) -> None:
         """Turn into a run that does nothing; the knobs keep their values."""
         self._ring = self._page = self.directory = None
         self._sample, self._bell, self._seen = _nothing, _NO_BELL, 0
-        _OPEN.discard(self)
+        OPEN.discard(self)
 
 
 def inert(name: str, values: Mapping[str, float]) -> Run:
@@ -321,29 +322,3 @@ def _plain_loss(loss: Any, flags: int) -> tuple[float, int]:
         return NAN, flags
     number = float(loss)
     return number, flags if number - number == 0.0 else flags | FLAG_NOT_FINITE
-
-
-def _outcome(kind: type[BaseException] | None, error: BaseException | None = None) -> str:
-    if kind is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-        return "finished"
-    return "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-
-
-_OPEN: set[Run] = set()
-
-
-def _close_at_exit() -> None:
-    # The interpreter leaves the uncaught exception here before it runs atexit functions.
-    outcome = _outcome(getattr(sys, "last_type", None))
-    for run in list(_OPEN):
-        run.close(outcome)
-
-
-def _silence_after_fork() -> None:
-    for run in list(_OPEN):
-        run._silence()
-
-
-atexit.register(_close_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_silence_after_fork)

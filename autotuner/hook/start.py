@@ -65,7 +65,7 @@ def checked_knobs(knobs: Mapping[str, Offer]) -> tuple[tuple[KnobDeclaration, ..
         try:
             knob = declare(name, _plain(offer.start), [_plain(value) for value in offer.values], offer.effect)
         except (DeclarationError, TypeError, ValueError) as error:
-            warn(f"attach(): {error}; the knob stays at {offer.start!r}")
+            warn(f"attach(): knob {name!r} = {offer!r} is not offered and stays at {offer.start!r}: {error}")
             fixed[name] = offer.start
             continue
         if len(knob.values) > 1:
@@ -99,6 +99,7 @@ def _open(name: str, bounds: Bounds, checked: dict[str, Any], state_dir: str | o
 def _lead(name: str, bounds: Bounds, positions: tuple[int, ...], checked: dict[str, Any], state: Path, auto: bool) -> Run:
     """The run that reports. Its ``run.json`` appears last, so that the daemon never finds half a run."""
     created = time.time()
+    proposal = read_proposal(proposal_path(state, name), checked["search_space"])
     directory = make_run_directory(state, name, created)
     try:
         declaration = _declaration(name, directory.name, bounds.knobs, checked, created)
@@ -109,7 +110,6 @@ def _lead(name: str, bounds: Bounds, positions: tuple[int, ...], checked: dict[s
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-    proposal = read_proposal(proposal_path(state, name), declaration.search_space)
     return Run(
         name,
         bounds,

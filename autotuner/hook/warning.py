@@ -14,8 +14,9 @@ def warn(message: str) -> None:
     """Warn once, as seen from the script's own line; under ``-W error`` write to stderr instead of raising."""
     try:
         warnings.warn(f"autotuner: {message}", AutotunerWarning, stacklevel=_script_depth())
-    except AutotunerWarning:
-        sys.stderr.write(f"AutotunerWarning: {message}\n")
+    except Exception:  # -W error, or somebody's own showwarning: never into training
+        if sys.stderr is not None:
+            sys.stderr.write(f"AutotunerWarning: {message}\n")
 
 
 def _script_depth() -> int:
