@@ -15,6 +15,7 @@ from autotuner.telemetry.host import Host
 from autotuner.telemetry.memory_darwin import MemoryDarwin, PressureDarwin, SwapDarwin, SysctlCommand, VmStat
 from autotuner.telemetry.memory_linux import MemoryLinux
 from autotuner.telemetry.memory_psutil import MemoryPsutil
+from autotuner.telemetry.power_darwin import Macmon
 from autotuner.telemetry.pressure_linux import PressureLinux
 from autotuner.telemetry.scripted import Scripted
 from autotuner.telemetry.sensor import Absent, Reading, Sensor, Unavailable, checked
@@ -27,6 +28,9 @@ LAST_RETRY_SECONDS = 60.0
 
 COMMAND_SECONDS = 5.0
 """A sensor that starts a process is asked no more often than this."""
+
+SLOW_COMMAND_SECONDS = 15.0
+"""Nor one whose process needs a while to measure than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ def darwin_chains(host: Host) -> tuple[Chain, ...]:
                 Row(Pmset(host), COMMAND_SECONDS),
             ),
         ),
+        Chain(("celsius", "power_watts"), (Row(Macmon(host), SLOW_COMMAND_SECONDS),)),
     )
 
 

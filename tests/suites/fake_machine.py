@@ -101,12 +101,14 @@ DARWIN_ANSWERS = {
     "/usr/bin/vm_stat": "macos/vm_stat.txt",
     "/usr/bin/notifyutil": "macos/notifyutil.txt",
     "/usr/bin/pmset": "macos/pmset_therm_intel.txt",
+    "/opt/homebrew/bin/macmon": "macos/macmon_pipe.json",
 }
 
 
 def darwin_host(root: Path, library: FakeDarwin | None = None, answers: dict[str, str] | None = None) -> Host:
     """A Mac: with the library unless it is told to be absent, and with the recorded commands unless others are given."""
     texts = {command: fixture(name) for command, name in DARWIN_ANSWERS.items()} if answers is None else answers
+    tree(root, {command.strip("/"): "" for command in texts})
     return Host(root, Commands(texts), (library or FakeDarwin()).load)
 
 

@@ -22,8 +22,9 @@ from autotuner.telemetry.memory_darwin import (
     parse_xsw_usage,
     pressure_of,
 )
+from autotuner.telemetry.power_darwin import Macmon, parse_macmon
 from autotuner.telemetry.process import footprint
-from autotuner.telemetry.sensor import Sensor, Unavailable
+from autotuner.telemetry.sensor import Absent, Sensor, Unavailable
 from autotuner.telemetry.thermal_darwin import (
     NotifyUtil,
     Pmset,
@@ -226,6 +227,30 @@ def test_a_full_speed_limit_is_nominal_and_a_lower_one_throttled() -> None:
 def test_three_notes_are_no_information_and_not_nominal(text: str) -> None:
     with pytest.raises(Unavailable, match="no information"):
         parse_pmset_therm(text)
+
+
+# Temperature and power
+
+
+@pytest.mark.parametrize("name", ["macmon_pipe", "macmon_pipe_0_7"])
+def test_macmon_tells_temperature_and_power_in_both_of_its_forms(name: str) -> None:
+    assert parse_macmon(fixture(f"macos/{name}.json")) == {"celsius": 43.73614, "power_watts": 5.876533}
+
+
+def test_a_temperature_of_zero_is_no_sensor_and_not_cold() -> None:
+    line = '{"temp": {"cpu_temp_avg": 0.0, "gpu_temp_avg": 0.0}, "sys_power": 0.0, "all_power": 3.5}'
+    assert parse_macmon(line) == {"power_watts": 3.5}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"temp": null}', '{"temp": {"cpu_temp_avg": null}}', "macmon: error"])
+def test_macmon_of_another_form_is_unavailable(text: str) -> None:
+    with pytest.raises(Unavailable, match="macmon printed"):
+        parse_macmon(text)
+
+
+def test_a_mac_without_macmon_has_no_temperature_and_that_is_no_failure(tmp_path: Path) -> None:
+    with pytest.raises(Absent, match="not installed"):
+        Macmon(darwin_host(tmp_path, answers={})).read(0.0)
 
 
 def test_commands_are_called_by_absolute_path(tmp_path: Path) -> None:

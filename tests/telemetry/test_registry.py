@@ -300,7 +300,7 @@ def test_a_mac_without_its_library_is_read_by_commands(tmp_path: Path) -> None:
     assert (state.memory_pressure, state.thermal_level) == (0, 2)
     assert state.swap_used_bytes == int(11625.69 * 2**20)
     up = {status.name for status in machine.statuses(0.0) if status.up}
-    assert up == {"sysctl_command", "thermal_notifyutil"}
+    assert up == {"sysctl_command", "thermal_notifyutil", "power_macmon"}
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "sunos5"])

@@ -13,6 +13,7 @@ from autotuner.telemetry.host import Host
 from autotuner.telemetry.memory_darwin import MemoryDarwin, PressureDarwin, SwapDarwin, SysctlCommand, VmStat
 from autotuner.telemetry.memory_linux import MemoryLinux
 from autotuner.telemetry.memory_psutil import MemoryPsutil
+from autotuner.telemetry.power_darwin import Macmon
 from autotuner.telemetry.pressure_linux import PressureLinux
 from autotuner.telemetry.registry import PLATFORMS
 from autotuner.telemetry.scripted import InjectedState, Scripted
@@ -33,6 +34,7 @@ DARWIN = (
     NotifyUtil,
     ProcessInfo,
     Pmset,
+    Macmon,
 )
 BUILDERS: tuple[Callable[[Host], Sensor], ...] = (*LINUX, *DARWIN)
 
