@@ -12,6 +12,7 @@ from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.features import PrincipalComponents
 from autotuner.diffusion.held_out import HeldOut
+from autotuner.diffusion.precondition import Denoiser
 from autotuner.diffusion.sample import generate, student_schedule, teacher_schedule
 from autotuner.diffusion.stages import Stages
 
@@ -35,6 +36,15 @@ class Evaluated:
     """``teacher`` or ``student``."""
     took_seconds: float
     stage: int
+
+
+def draw(
+    denoiser: Denoiser, config: TrainerConfig, who: str, labels: np.ndarray, shape: tuple[int, int, int], steps: int, seed: int
+) -> np.ndarray:
+    """uint8 images by the way that ``who`` samples: the teacher by the configured solver, the student by its segments."""
+    schedule = teacher_schedule if who == "teacher" else student_schedule
+    solver = config.solver if who == "teacher" else "euler"
+    return generate(denoiser, labels, shape, schedule(steps, config.sigma_min, config.sigma_max), solver, seed)
 
 
 class Evaluator:
@@ -72,11 +82,9 @@ class Evaluator:
         if learner is None:
             raise LookupError("there is no student yet")
         learner.show_average(self._probe)
-        schedule = teacher_schedule if who == "teacher" else student_schedule
-        solver = config.solver if who == "teacher" else "euler"
         labels = np.arange(count) % self._stages.classes
         shape = (self._dataset.resolution, self._dataset.resolution, self._dataset.channels)
-        return generate(self._probe, labels, shape, schedule(steps, config.sigma_min, config.sigma_max), solver, seed)
+        return draw(self._probe, config, who, labels, shape, steps, seed)
 
     def quality(self, who: str, steps: int) -> float:
         """Frechet distance of ``quality_images`` samples from the training images."""

@@ -33,6 +33,12 @@ class NoRun:
 
     guided = False
 
+    def __enter__(self) -> NoRun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
     def poll(self) -> None:
         """Nothing ever changes."""
 

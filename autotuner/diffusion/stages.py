@@ -46,10 +46,10 @@ class Stages:
         self.stage = 0
         self.teacher = Learner(self.new_denoiser(), _teacher_errors)
         self.student: Learner | None = None
-        self._frozen = self.new_denoiser()
+        self.frozen = self.new_denoiser()
         """The teacher's average as it was when distillation began."""
         self.images = {"teacher": 0, "student": 0}
-        self._student_of = -1
+        self.student_of = -1
         self.set_density(0)
 
     def new_denoiser(self) -> Denoiser:
@@ -71,14 +71,20 @@ class Stages:
 
         A student that was kept continues unless its teacher has learned since.
         """
-        if stage > 0 and self.stage == 0 and self._student_of != self.images["teacher"]:
-            self.teacher.show_average(self._frozen)
-            student = self.new_denoiser()
-            self.teacher.show_average(student)
-            self.student = Learner(student, _student_errors(self._frozen), frozen=self._frozen)
+        if stage > 0 and self.stage == 0 and self.student_of != self.images["teacher"]:
+            self.begin_student(self.teacher.state.average)
             self.images["student"] = 0
-            self._student_of = self.images["teacher"]
+            self.student_of = self.images["teacher"]
         self.stage = stage
+
+    def begin_student(self, teacher_weights: mx.array) -> Learner:
+        """A new student that starts from, and learns of, a teacher with these weights."""
+        weights = self.teacher.layout.unpack(teacher_weights)
+        self.frozen.update(weights)
+        student = self.new_denoiser()
+        student.update(weights)
+        self.student = Learner(student, _student_errors(self.frozen), frozen=self.frozen)
+        return self.student
 
     def set_density(self, index: int) -> None:
         """Draw noise levels from another row of ``noise.DENSITIES`` from now on."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,9 +83,10 @@ class Trainer:
         self.peak_bytes = 0
         self.shapes: set[tuple[int, int, bool]] = set()
         self._began = clock()
-        self._lr_scale = 1.0
-        self._stage_entered = 0.0
+        self.lr_scale = 1.0
+        self.stage_entered = 0.0
         self._evaluated_at = -math.inf
+        self._stopping = False
         mx.set_cache_limit(self.knobs.whole("cache_limit"))
 
     @property
@@ -102,9 +104,13 @@ class Trainer:
     def steps(self) -> Iterator[Progress]:
         """Train until the budget is spent; every knob change falls between two of the records."""
         self._began = self._clock()
-        while self.budget_used < 1:
+        while self.budget_used < 1 and not self._stopping:
             self._take_changes()
             yield self._one_step()
+
+    def stop(self) -> None:
+        """End after the present optimizer step; safe to call from a signal handler."""
+        self._stopping = True
 
     def set_knob(self, name: str, value: float) -> None:
         """Change a knob from the script: in force from the next optimizer step on, and told to the daemon."""
@@ -128,9 +134,15 @@ class Trainer:
             _EFFECTS[name](self, value)
         return changed
 
+    def restore_knobs(self, values: Mapping[str, float], changes: list[dict[str, Any]]) -> None:
+        """Put the knobs of a checkpoint in force."""
+        self.knobs.restore(values, changes)
+        self._limit_cache(self.knobs["cache_limit"])
+        self._set_density(self.knobs["timestep_density"])
+
     def _enter_stage(self, value: float) -> None:
         self.stages.enter(int(value))
-        self._stage_entered = self.budget_used
+        self.stage_entered = self.budget_used
 
     def _limit_cache(self, value: float) -> None:
         mx.set_cache_limit(int(value))
@@ -184,15 +196,15 @@ class Trainer:
         return float(applied.loss), bool(applied.finite)
 
     def _learning_rate(self) -> float:
-        self._lr_scale = plan.ramped(self._lr_scale, self.knobs["lr_scale"])
+        self.lr_scale = plan.ramped(self.lr_scale, self.knobs["lr_scale"])
         if self.stages.stage:
-            return self.config.student_learning_rate * plan.student_rate(self._stage_progress()) * self._lr_scale
+            return self.config.student_learning_rate * plan.student_rate(self._stage_progress()) * self.lr_scale
         stages = len(self.config.student_ladder)
-        return self.config.learning_rate * plan.teacher_rate(self.budget_used, stages) * self._lr_scale
+        return self.config.learning_rate * plan.teacher_rate(self.budget_used, stages) * self.lr_scale
 
     def _stage_progress(self) -> float:
         planned = (1 - plan.TEACHER_SHARE) / max(len(self.config.student_ladder), 1)
-        return (self.budget_used - self._stage_entered) / planned
+        return (self.budget_used - self.stage_entered) / planned
 
     def _first_of_shape(self, resolution: int, micro_batch: int) -> int:
         shape = (resolution, micro_batch, self.stages.stage > 0)

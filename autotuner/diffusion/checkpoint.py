@@ -1,0 +1,137 @@
+"""A training on disk: one safetensors file, replaced at once, that holds every vector and, as JSON, everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotuner.diffusion import adam
+from autotuner.diffusion.blas import mx
+from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.evaluation import Evaluated, draw
+from autotuner.diffusion.flat import Layout
+from autotuner.diffusion.stages import build
+from autotuner.diffusion.step import Learner, State
+from autotuner.diffusion.trainer import Trainer
+from autotuner.errors import AutotunerError
+
+FORMAT = "1"
+FILE_NAME = "checkpoint.safetensors"
+
+
+class CheckpointError(AutotunerError):
+    """A checkpoint is missing, damaged, or of another model."""
+
+
+def save(trainer: Trainer, path: Path) -> None:
+    """Write the whole training; a kill at any moment leaves the previous file or the new one, never a part."""
+    draft = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
+    metadata = {"format": FORMAT, "state": json.dumps(_document(trainer))}
+    mx.save_safetensors(str(draft), _vectors(trainer), metadata=metadata)
+    with draft.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def restore(trainer: Trainer, path: Path) -> None:
+    """Continue a training of the same configuration from ``path``; raises CheckpointError."""
+    vectors, document = read(path)
+    config = json.loads(json.dumps(trainer.config.to_dict()))
+    for name in ("network", "model", "fixed", "batch", "seed"):
+        if document["config"][name] != config[name]:
+            raise CheckpointError(f"{path}: {name} was {document['config'][name]!r}, this training has {config[name]!r}")
+    stages = trainer.stages
+    try:
+        stages.teacher.restore(_state(vectors, "teacher"))
+        if "student.weights" in vectors:
+            stages.begin_student(vectors["frozen.weights"]).restore(_state(vectors, "student"))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    stages.stage, stages.images, stages.student_of = document["stage"], document["learned"], document["student_of"]
+    trainer.step, trainer.images, trainer.seconds_before = document["step"], document["images"], document["seconds"]
+    trainer.not_finite_steps, trainer.lr_scale = document["not_finite_steps"], document["lr_scale"]
+    trainer.stage_entered = document["stage_entered"]
+    trainer.evaluations = [Evaluated(**row) for row in document["evaluations"]]
+    trainer.restore_knobs(document["knobs"], document["changes"])
+
+
+def read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    """Vectors and document of a checkpoint; raises CheckpointError."""
+    try:
+        loaded: Any = mx.load(str(path), return_metadata=True)
+        vectors, metadata = loaded
+        document = json.loads(metadata["state"])
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}")
+    return vectors, document
+
+
+def samples(path: Path, who: str, steps: int, count: int, seed: int) -> np.ndarray:
+    """uint8 images of the teacher or student in a checkpoint; needs no dataset. Raises CheckpointError."""
+    vectors, document = read(path)
+    if f"{who}.average" not in vectors:
+        raise CheckpointError(f"{path} holds no {who}")
+    known = {field.name for field in fields(TrainerConfig)}
+    config = TrainerConfig(**{name: _tuples(value) for name, value in document["config"].items() if name in known})
+    data = document["data"]
+    denoiser = build(config, data["channels"], data["classes"], data["resolution"], data["sigma_data"])
+    denoiser.update(Layout(denoiser).unpack(vectors[f"{who}.average"]))
+    labels, shape = np.arange(count) % data["classes"], (data["resolution"], data["resolution"], data["channels"])
+    return draw(denoiser, config, who, labels, shape, steps, seed)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _vectors(trainer: Trainer) -> dict[str, mx.array]:
+    stages = trainer.stages
+    vectors = _named("teacher", stages.teacher)
+    if stages.student is not None:
+        vectors |= _named("student", stages.student)
+        vectors["frozen.weights"] = stages.teacher.layout.pack(stages.frozen.trainable_parameters())
+    return vectors
+
+
+def _named(who: str, learner: Learner) -> dict[str, mx.array]:
+    state = learner.state
+    parts = {"weights": state.weights, "average": state.average, **state.moments._asdict()}
+    return {f"{who}.{name}": array for name, array in parts.items()}
+
+
+def _state(vectors: dict[str, mx.array], who: str) -> State:
+    moments = adam.Moments(*(vectors[f"{who}.{name}"] for name in adam.Moments._fields))
+    return State(vectors[f"{who}.weights"], vectors[f"{who}.average"], moments)
+
+
+def _document(trainer: Trainer) -> dict[str, Any]:
+    dataset = trainer.dataset
+    return {
+        "config": trainer.config.to_dict(),
+        "data": {
+            "name": dataset.name,
+            "resolution": dataset.resolution,
+            "channels": dataset.channels,
+            "classes": dataset.classes,
+            "sigma_data": dataset.sigma_data,
+        },
+        "step": trainer.step,
+        "images": trainer.images,
+        "seconds": trainer.seconds,
+        "stage": trainer.stages.stage,
+        "stage_entered": trainer.stage_entered,
+        "learned": trainer.stages.images,
+        "student_of": trainer.stages.student_of,
+        "not_finite_steps": trainer.not_finite_steps,
+        "lr_scale": trainer.lr_scale,
+        "knobs": trainer.knobs.to_dict(),
+        "changes": trainer.knobs.history(),
+        "evaluations": [asdict(row) for row in trainer.evaluations],
+    }
