@@ -85,7 +85,9 @@ def declare(name: str, start: float, values: tuple[float, ...] | list[float], ef
         finite = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not finite or not knob.lower <= value <= knob.upper or (knob.integer and value != int(value)):
             kind = "a whole number" if knob.integer else "a number"
-            raise DeclarationError(f"knob {name!r}: value {value!r}; allowed is {kind} from {knob.lower} to {knob.upper} {knob.unit}")
+            raise DeclarationError(
+                f"knob {name!r}: value {value!r}; allowed is {kind} from {knob.lower} to {knob.upper} {knob.unit}"
+            )
     if start not in ladder:
         raise DeclarationError(f"knob {name!r}: starts at {start!r}, which is not on its ladder {list(ladder)}")
     if effect not in EFFECTS:

@@ -133,7 +133,7 @@ class Demo:
         self.injection.step(time.monotonic(), 0.0, 0.1, 0, 1.0).write(self.injected_file)
         daemon = self.start_daemon(label, mode, policy)
         try:
-            return self.train(label, self.options.seconds, "--injected", str(self.injected_file))
+            return self.train(label, self.options.seconds, "--keep-architecture", "--injected", str(self.injected_file))
         finally:
             self.children.stop(daemon)
 
@@ -198,7 +198,7 @@ class Demo:
         self.injection = None
         daemon = self.start_daemon("next", "observe", "hold")
         try:
-            return self.train("next", NEXT_SHARE * self.options.seconds, "--take-proposal")
+            return self.train("next", NEXT_SHARE * self.options.seconds)
         finally:
             self.children.stop(daemon)
 

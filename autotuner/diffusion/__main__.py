@@ -48,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--no-hook", action="store_true", help="do not tell any daemon of this run")
     train.add_argument("--injected", type=Path, help="file with a scripted machine state that slows this run down")
     train.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    train.add_argument("--keep-architecture", action="store_true", help="do not build what the search proposes")
+    check = commands.add_parser("check", help="say which images and which BLAS a training would use")
+    check.set_defaults(command=_check)
+    check.add_argument("--data", type=Path, help="folder of pictures or of idx files; default: Fashion-MNIST")
     sample = commands.add_parser("sample", help="draw images from a checkpoint")
     sample.set_defaults(command=_sample)
     sample.add_argument("checkpoint", type=Path)
@@ -119,7 +123,7 @@ def _attached(config: Any, space: dict[str, list[int]], options: argparse.Namesp
         state_dir=options.state_dir,
         auto=False,
     )
-    if run.proposal is not None:
+    if run.proposal is not None and not options.keep_architecture:
         config = replace(config, model={**config.model, **run.proposal})
         print(f"the search proposes {run.proposal}")
     run.declare(model=config.model)
@@ -133,6 +137,14 @@ def _line(progress: Any) -> str:
         f"{progress.seconds:7.1f} s  step {progress.step:6d}  {progress.resolution} px x {progress.micro_batch}"
         f"  stage {progress.stage}  loss {progress.loss:.4f}  held out {evaluation.held_out_loss:.4f}{quality}"
     )
+
+
+def _check(options: argparse.Namespace) -> int:
+    from autotuner.diffusion import data
+    from autotuner.diffusion.blas import status
+
+    print(f"images: {data.find(options.data).origin}\nmatrix products: {status().sentence}")
+    return 0
 
 
 def _sample(options: argparse.Namespace) -> int:
