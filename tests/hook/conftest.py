@@ -1,0 +1,54 @@
+"""What the tests of the hook share: a state directory, and an environment without ranks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autotuner.hook import Run, attach, knob
+from autotuner.hook.life import OPEN
+from autotuner.hook.process import RANK_VARIABLES
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for variable in (*RANK_VARIABLES, "AUTOTUNER_RUN_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AUTOTUNER_STATE_DIR", str(tmp_path / "state"))
+    yield
+    for run in list(OPEN):
+        run.close()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def start() -> Callable[..., Run]:
+    """attach() with two ordinary knobs."""
+
+    def make(name: str = "my-run", **settings: object) -> Run:
+        knobs = {"micro_batch": knob(64, [8, 16, 32, 64]), "pace": knob(1.0, [0.5, 0.7, 0.85, 1.0])}
+        return attach(name, **{"knobs": knobs, **settings})
+
+    return make
+
+
+@pytest.fixture
+def python() -> Callable[..., subprocess.Popen]:
+    """Start a Python process that sees the checkout and this test's state directory."""
+
+    def run(code: str, *options: str, **popen: object) -> subprocess.Popen:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, *options, "-c", code]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env=environment, text=True, **{**pipes, **popen})
+
+    return run
