@@ -75,6 +75,17 @@ def table(runs: Sequence[ReportRun]) -> tuple[Row, ...]:
     return tuple(row for row in rows if any(cell != UNKNOWN for cell in row.cells))
 
 
+def text_lines(runs: Sequence[ReportRun]) -> tuple[str, ...]:
+    """The same table as aligned text; the best value of a row is starred."""
+    lines = [["", *(f"{run.label}  " for run in runs)], *(_starred(row) for row in table(runs))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return tuple("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines)
+
+
+def _starred(row: Row) -> list[str]:
+    return [row.name, *(f"{cell}{' *' if row.best == index else '  '}" for index, cell in enumerate(row.cells))]
+
+
 def _timer(target: float) -> Callable[[ReportRun], float | None]:
     return lambda run: seconds_to(run.held_out, target)
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from autotuner.errors import ConfigurationError
+from autotuner.tracking.comparison import text_lines
 from autotuner.tracking.page import page
 from autotuner.tracking.report_run import ReportRun
 
-__all__ = ["ReportRun", "write_report"]
+__all__ = ["Report", "ReportRun", "write_report"]
 
 
-def write_report(runs: Sequence[ReportRun], out: Path, title: str = "Training report", notes: Sequence[str] = ()) -> Path:
-    """Write the page to ``out`` (a ``.html`` file, or a directory that gets ``report.html``) and return its path.
+@dataclass(frozen=True)
+class Report:
+    """A page that was written; as text it is its path."""
+
+    path: Path
+    table_lines: tuple[str, ...]
+    """The comparison as aligned text, for a terminal."""
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def write_report(runs: Sequence[ReportRun], out: Path, title: str = "Training report", notes: Sequence[str] = ()) -> Report:
+    """Write the page to ``out`` (a ``.html`` file, or a directory that gets ``report.html``).
 
     The first run is the one that the others are compared with.
     """
@@ -25,4 +39,4 @@ def write_report(runs: Sequence[ReportRun], out: Path, title: str = "Training re
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(page(runs, title, notes), encoding="utf-8")
     os.replace(draft, path)
-    return path
+    return Report(path, text_lines(runs))

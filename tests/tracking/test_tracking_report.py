@@ -13,7 +13,7 @@ import pytest
 
 from autotuner.errors import ConfigurationError, JournalError
 from autotuner.tracking import figures
-from autotuner.tracking.comparison import best_loss, final_loss, seconds_to, table, targets
+from autotuner.tracking.comparison import best_loss, final_loss, seconds_to, table, targets, text_lines
 from autotuner.tracking.report import ReportRun, write_report
 from autotuner.tracking.report_run import MAX_POINTS
 from autotuner.tracking.result_file import LossPoint, read_result
@@ -24,7 +24,7 @@ VOID = {"meta", "img", "br"}
 @pytest.fixture(scope="module")
 def text(pair, tmp_path_factory):
     """The page of both."""
-    return write_report(pair, tmp_path_factory.mktemp("out") / "new", "A <title>", ["First & last."]).read_text()
+    return write_report(pair, tmp_path_factory.mktemp("out") / "new", "A <title>", ["First & last."]).path.read_text()
 
 
 class Outline(HTMLParser):
@@ -58,7 +58,7 @@ def test_a_run_is_read_from_the_journal_and_the_result_file(pair):
     assert len(run.quality) == 10
     assert run.decisions == 32
     assert run.vetoes == 2
-    assert [grid.steps for grid in run.grids if grid.model == "student"] == [2, 4, 8, 16]
+    assert [grid.steps for grid in run.grids if grid.who == "student"] == [2, 4, 8, 16]
 
 
 def test_times_count_from_the_trainers_own_start(pair):
@@ -141,6 +141,14 @@ def test_the_comparison_gives_ratios_to_the_first_run_and_marks_the_best(pair):
     assert best_loss(pair[0]) == final_loss(pair[0])
 
 
+def test_the_table_as_text_is_aligned_and_stars_the_best(pair):
+    header, *lines = text_lines(pair)
+    assert header.split() == ["as", "written", "autotuned"]
+    final = next(line for line in lines if line.startswith("final held-out loss"))
+    assert final.endswith("(0.97x) *")
+    assert len({len(line.rstrip(" *")) for line in lines}) == 1
+
+
 def test_a_single_run_is_compared_with_nothing(pair):
     assert all(row.best is None and "x)" not in row.cells[0] for row in table(pair[:1]))
 
@@ -170,7 +178,7 @@ def test_the_page_has_every_part(text):
 def test_nothing_is_called_injected_when_nothing_was(experiment, tmp_path):
     run_id, directory = experiment.add("calm", injected=False)
     with experiment.reader() as reader:
-        text = write_report([ReportRun.load(reader, run_id, directory)], tmp_path).read_text()
+        text = write_report([ReportRun.load(reader, run_id, directory)], tmp_path).path.read_text()
     assert 'class="badge"' not in text
     assert "imposed by sleeping" not in text
 
@@ -185,7 +193,7 @@ def test_a_run_that_recorded_nothing_still_gets_a_page(experiment, tmp_path):
     journal.commit()
     run = ReportRun.load(journal, run_id)
     journal.close()
-    text = write_report([run], tmp_path).read_text()
+    text = write_report([run], tmp_path).path.read_text()
     assert "<svg" not in text
     assert "No controller decided anything here." in text
 
@@ -199,7 +207,7 @@ def test_a_missing_picture_is_said_in_its_place(experiment, tmp_path):
     run_id, directory = experiment.add("gap")
     (directory / "grid-teacher-04.png").unlink()
     with experiment.reader() as reader:
-        text = write_report([ReportRun.load(reader, run_id, directory)], tmp_path).read_text()
+        text = write_report([ReportRun.load(reader, run_id, directory)], tmp_path).path.read_text()
     assert "grid-teacher-04.png cannot be read" in text
 
 
@@ -217,8 +225,9 @@ def test_a_plot_is_valid_svg_whose_colours_come_from_the_page(pair, draw):
 
 def test_the_same_runs_give_the_same_page(pair, text, tmp_path):
     again = write_report(pair, tmp_path / "again.html", "A <title>", ["First & last."])
-    assert again == tmp_path / "again.html"
-    assert again.read_text() == text
+    assert again.path == tmp_path / "again.html"
+    assert str(again) == str(again.path)
+    assert again.path.read_text() == text
 
 
 def test_knob_values_are_written_as_people_do():
