@@ -51,5 +51,5 @@ def cause_of_death(run: MonitoredRun) -> str:
     if sample.time - run.out_of_memory_at < OUT_OF_MEMORY_SECONDS:
         return f"{run.outcome} at step {sample.step}, shortly after the framework ran out of memory"
     if run.outcome == "killed" and run.memory_share is not None and run.memory_share > DEADLY_MEMORY_SHARE:
-        return f"killed at step {sample.step} with {run.memory_share:.0%} of its possible memory in use"
+        return f"killed at step {sample.step} with {run.memory_share * 100:.0f} % of its possible memory in use"
     return ""

@@ -125,6 +125,7 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA synchronous = OFF")  # nothing is in it yet: a torn new file is moved aside and made again
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
