@@ -107,7 +107,7 @@ class Demo:
         untouched = self.train_watched("untouched", mode="observe", policy="hold")
         tuned = self.train_watched("tuned", mode="act", policy=self.options.policy)
         proposed = self.train_next()
-        report = self.report([untouched, tuned, proposed])
+        report = self.report(untouched, tuned, proposed)
         self.screen.say(f"\nthe demo took {(time.monotonic() - began) / 60:.1f} minutes")
         return report
 
@@ -202,18 +202,24 @@ class Demo:
         finally:
             self.children.stop(daemon)
 
-    def report(self, trained: list[Trained]) -> Path:
-        """Write the page and print its table."""
-        from autotuner.journal.reader import Reader, journal_path
+    def report(self, untouched: Trained, tuned: Trained, proposed: Trained) -> Path:
+        """Write the page that compares the two runs, one for the third, and print the table."""
+        from autotuner.journal import Reader, journal_path
         from autotuner.tracking.report import ReportRun, write_report
 
         with Reader(journal_path(self.state)) as journal:
-            runs = [ReportRun.load(journal, one.run_id, one.results, label=one.label) for one in trained]
-        page = write_report(runs, self.options.out / "index.html", "Autotuner demo", [f"Injected into both runs: {SENTENCE}."])
+            pair = [ReportRun.load(journal, one.run_id, one.results, one.label) for one in (untouched, tuned)]
+            third = ReportRun.load(journal, proposed.run_id, proposed.results, proposed.label)
+        write_report([third], self.options.out / "next.html", "The run that the search proposed")
+        notes = [
+            f"Injected into both runs alike: {SENTENCE}.",
+            f"A third run, of the architecture that the search proposes, had {NEXT_SHARE:.0%} of this budget: see next.html.",
+        ]
+        report = write_report(pair, self.options.out / "index.html", "Autotuner demo", notes)
         self.screen.say()
-        for line in page.table_lines:
+        for line in report.table_lines:
             self.screen.say(line)
-        return page.path
+        return report.path
 
 
 if __name__ == "__main__":
