@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from autotuner.diffusion.blas import mx
+from autotuner.diffusion.dit import DiT
+from autotuner.diffusion.unet import UNet
+
+NETWORKS = {
+    "dit_relu": lambda: DiT(1, 3, 8, width=16, depth=2, patch=2),
+    "dit_softmax": lambda: DiT(1, 3, 8, width=16, depth=2, patch=2, attention="softmax"),
+    "unet": lambda: UNet(1, 3, 8, width=8, depth=2),
+}
+
+
+@pytest.fixture(params=sorted(NETWORKS))
+def network(request):
+    """Each network after its zero-initialised layers were given values, as training does."""
+    mx.random.seed(0)
+    built = NETWORKS[request.param]()
+    built.apply(lambda w: w + 0.05 * mx.random.normal(w.shape))
+    return built
+
+
+def image(side=8):
+    return mx.array(np.random.default_rng(2).standard_normal((2, side, side, 1)).astype(np.float32))
+
+
+def test_the_noise_level_changes_the_output(network):
+    label = mx.array([0, 1])
+    difference = network(image(), mx.array([-1.0, -1.0]), label) - network(image(), mx.array([0.5, 0.5]), label)
+    assert float(mx.abs(difference).max()) > 1e-3
+
+
+def test_the_label_changes_the_output(network):
+    level = mx.array([0.1, 0.1])
+    difference = network(image(), level, mx.array([0, 0])) - network(image(), level, mx.array([1, 3]))
+    assert float(mx.abs(difference).max()) > 1e-3
+
+
+@pytest.mark.parametrize("side", [4, 8, 12])
+def test_one_set_of_weights_serves_every_resolution(network, side):
+    assert network(image(side), mx.array([0.1, 0.2]), mx.array([0, 1])).shape == (2, side, side, 1)
+
+
+def test_images_of_a_batch_do_not_see_each_other(network):
+    level, label = mx.array([0.1, 0.2]), mx.array([0, 1])
+    together = network(image(), level, label)
+    alone = network(image()[1:], level[1:], label[1:])
+    assert float(mx.abs(together[1:] - alone).max()) < 1e-4
+
+
+def test_attention_carries_information_between_distant_patches(network):
+    level, label = mx.array([0.1, 0.2]), mx.array([0, 1])
+    changed = mx.array(np.array(image()))
+    changed[:, 0, 0, :] += 3
+    difference = network(image(), level, label) - network(changed, level, label)
+    assert float(mx.abs(difference[:, -1, -1]).max()) > 1e-7
+
+
+def test_a_new_network_starts_at_zero_output():
+    for build in NETWORKS.values():
+        assert float(mx.abs(build()(image(), mx.array([0.1, 0.2]), mx.array([0, 1]))).max()) < 1e-6
+
+
+def test_patches_come_back_where_they_were():
+    dit = NETWORKS["dit_relu"]()
+    pixels = image()
+    assert mx.array_equal(dit._images(dit._patches(pixels), pixels.shape), pixels)
+
+
+def test_the_networks_are_modules_with_trainable_weights(network):
+    assert isinstance(network, nn.Module)
+    assert network.trainable_parameters()
