@@ -61,6 +61,29 @@ def test_a_capped_machine_slows_down_while_its_level_stays_nominal() -> None:
     assert model.state.step_ratio > 1.3
 
 
+def test_a_burst_comes_back_after_a_rest_and_not_before() -> None:
+    model = HeatModel("mbp14_capped")
+    model.step(1.0, 60.0)
+    model.step(0.0, 5.0)
+    assert model.step(1.0, 1.0).watts == pytest.approx(42, abs=0.1)
+    model.step(0.0, 25.0)
+    assert model.step(1.0, 1.0).watts == pytest.approx(96)
+
+
+def test_an_idle_machine_draws_its_idle_power_under_every_cap() -> None:
+    for profile in PROFILES.values():
+        state = after(profile.name, 100, duty=0.0)
+        assert state.watts == pytest.approx(profile.idle_watts)
+        assert (state.frequency_ratio, state.level, state.step_ratio) == (1.0, 0, 1.0)
+
+
+def test_a_closed_lid_recovers_once_the_case_has_cooled() -> None:
+    model = HeatModel("air_clamshell")
+    assert model.step(1.0, 900).frequency_ratio < 0.6
+    model.step(0.0, 1200)
+    assert model.step(1.0, 1.0).frequency_ratio > 0.95
+
+
 def test_one_fan_holds_a_gpu_alone_but_not_gpu_and_processor() -> None:
     assert after("mbp13_gpu", 1200).frequency_ratio == 1.0
     assert after("mbp13_gpu", 1200).die_celsius == pytest.approx(71, abs=1)

@@ -184,6 +184,15 @@ def test_a_status_tells_duration_and_age() -> None:
     assert machine.statuses(106.0)[0].age_seconds == pytest.approx(6.0)
 
 
+def test_a_failing_reading_has_a_duration_too() -> None:
+    ticks = iter([10.0, 12.0])
+    sensor = Puppet("sensor")
+    sensor.failure = Unavailable("hung for two seconds")
+    machine = registry(heat(sensor), clock=lambda: next(ticks))
+    machine.sample(0.0)
+    assert machine.statuses(0.0)[0].seconds == pytest.approx(2.0)
+
+
 def test_the_age_of_a_sensor_that_never_worked_counts_from_the_first_question() -> None:
     sensor = Puppet("sensor")
     sensor.failure = Unavailable("never")
