@@ -35,7 +35,7 @@ def process_start(
     if platform == "linux":
         return _parsed(parse_stat, read_stat or _read_stat, pid)
     start = _parsed(parse_bsdinfo, pid_info or _pid_info, pid) if platform == "darwin" else None
-    return start if start is not None else _parsed(parse_lstart, run_ps or _run_ps, pid)
+    return start if start is not None else _parsed(parse_ps, run_ps or _run_ps, pid)
 
 
 def rank(environment: Mapping[str, str] = os.environ) -> int:
@@ -49,7 +49,8 @@ def rank(environment: Mapping[str, str] = os.environ) -> int:
 
 def parse_stat(text: str) -> float:
     """Field 22 of ``/proc/<pid>/stat``; the command in field 2 may hold spaces and parentheses."""
-    return float(text[text.rindex(")") + 1 :].split()[19])
+    state, *fields = text[text.rindex(")") + 1 :].split()
+    return _alive(state, float(fields[18]))
 
 
 def parse_bsdinfo(data: bytes) -> float:
@@ -58,9 +59,17 @@ def parse_bsdinfo(data: bytes) -> float:
     return float(seconds + microseconds * 1e-6)
 
 
-def parse_lstart(text: str) -> float:
-    """Start time as ``ps -o lstart=`` prints it in the C locale, e.g. ``Sat Nov 22 19:40:01 2025``."""
-    return time.mktime(time.strptime(text.strip(), "%a %b %d %H:%M:%S %Y"))
+def parse_ps(text: str) -> float:
+    """Start time as ``ps -o stat= -o lstart=`` prints it in the C locale, e.g. ``S+  Sat Nov 22 19:40:01 2025``."""
+    state, _, start = text.strip().partition(" ")
+    return _alive(state, time.mktime(time.strptime(start.strip(), "%a %b %d %H:%M:%S %Y")))
+
+
+def _alive(state: str, start: float) -> float:
+    """``start``, unless the process has ended and only waits to be collected."""
+    if state[:1] in ("Z", "X"):
+        raise ProcessLookupError(f"the process has ended: state {state}")
+    return start
 
 
 def _parsed(parse: Callable[[Raw], float], read: Callable[[int], Raw], pid: int) -> float | None:
@@ -89,7 +98,7 @@ def _run_ps(pid: int) -> str:
     import subprocess  # costly, and the last resort
 
     environment = {**os.environ, "LC_ALL": "C"}
-    command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
+    command = ["/bin/ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)]
     try:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=5, check=True).stdout
     except subprocess.SubprocessError as error:

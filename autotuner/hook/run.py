@@ -301,8 +301,10 @@ class Run:
             warn(f"{what} is left out: {error} (said once)")
 
     def _fail(self, where: str, error: Exception) -> None:
+        was_on = self.directory is not None
         self.silence()
-        warn(f"{where} failed and the hook is off; training goes on: {type(error).__name__}: {error}")
+        if was_on:
+            warn(f"{where} failed and the hook is off; training goes on: {type(error).__name__}: {error}")
 
     def silence(self) -> None:
         """Turn into a run that does nothing; the knobs keep their values."""

@@ -1,0 +1,210 @@
+"""Real processes: killed, forked, spawned, ranked, out of disk. What they leave behind is what a daemon would read."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from autotuner.hook import AutotunerWarning, attach, knob
+from autotuner.hook.page import PageWriter
+from autotuner.hook.ring import RingReader
+from autotuner.messages import OUTCOMES, Declaration, Goodbye, Sample
+
+ATTACH = """
+from autotuner.hook import attach, knob
+run = attach("child", knobs={"micro_batch": knob(64, [8, 16, 32, 64])})
+print(run.directory, flush=True)
+"""
+
+
+def finish(process):
+    out, err = process.communicate(timeout=60)
+    return out.split(), err
+
+
+def records(directory):
+    reader = RingReader(Path(directory) / "telemetry.ring")
+    try:
+        return reader.read()
+    finally:
+        reader.close()
+
+
+def outcomes(directory):
+    return [OUTCOMES[record.outcome] for record in records(directory) if isinstance(record, Goodbye)]
+
+
+def test_the_last_records_of_a_killed_training_are_still_there(python):
+    code = (
+        ATTACH
+        + "for step in range(1, 10_001):\n    run.report(step, 1 / step, peak_bytes=step)\nprint('done', flush=True)\ninput()"
+    )
+    process = python(code)
+    directory = process.stdout.readline().strip()
+    assert process.stdout.readline() == "done\n"
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    reader = RingReader(Path(directory) / "telemetry.ring")
+    found = reader.read()
+    reader.close()
+    assert [record.step for record in found] == list(range(10_001 - 4096, 10_001))
+    assert found[-1].peak_bytes == 10_000
+    assert reader.lost == 10_000 - 4096
+
+
+def test_a_training_killed_in_the_middle_of_reporting_leaves_whole_records(python):
+    process = python(ATTACH + "step = 0\nwhile True:\n    step += 1\n    run.report(step, 1 / step, images=step)")
+    directory = process.stdout.readline().strip()
+    reader = RingReader(Path(directory) / "telemetry.ring")
+    seen = []
+    while not seen or seen[-1].step < 5000:
+        seen += reader.read()
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    seen += reader.read()
+    reader.close()
+    steps = [record.step for record in seen]
+    assert steps == sorted(set(steps))
+    assert all(record.images == record.step and record.loss == 1 / record.step for record in seen)
+    assert steps[-1] == reader.sequence
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome"),
+    [
+        ("", "finished"),
+        ("raise SystemExit(0)", "finished"),
+        ("raise ValueError('diverged')", "failed"),
+        ("raise KeyboardInterrupt", "interrupted"),
+        ("run.close('interrupted')", "interrupted"),
+    ],
+)
+def test_the_end_of_the_process_closes_the_run(python, ending, outcome):
+    (directory,), _ = finish(python(ATTACH + ending))
+    assert outcomes(directory) == [outcome]
+
+
+def test_the_declared_pid_is_that_of_the_process(python):
+    process = python(ATTACH)
+    (directory,), _ = finish(process)
+    assert Declaration.from_json((Path(directory) / "run.json").read_text()).pid == process.pid
+
+
+def test_a_forked_child_is_inert_and_its_end_is_not_the_end_of_the_run(python):
+    code = """
+import os, sys
+run.report(1, 0.5)
+if os.fork() == 0:
+    run.report(2, 0.5)
+    run.evaluation(2, 0.5)
+    run.set("micro_batch", 8)
+    run.close("failed")
+    sys.exit(0 if run.directory is None else 1)
+_, status = os.wait()
+run.report(3, 0.5)
+print(status, run.knobs.micro_batch)
+"""
+    (directory, status, micro_batch), err = finish(python(ATTACH + code))
+    assert (status, micro_batch, err) == ("0", "64", "")
+    found = records(directory)
+    assert [record.step for record in found if isinstance(record, Sample)] == [1, 3]
+    assert len(found) == 3
+    assert outcomes(directory) == ["finished"]
+
+
+def test_a_forked_child_may_attach_itself(python):
+    code = """
+import os
+if os.fork() == 0:
+    own = attach("child")
+    own.report(7, 0.5)
+    print(own.directory, flush=True)
+    raise SystemExit
+os.wait()
+"""
+    (parent, child), _ = finish(python(ATTACH + code))
+    assert parent != child
+    assert [record.step for record in records(child) if isinstance(record, Sample)] == [7]
+    assert (outcomes(parent), outcomes(child)) == (["finished"], ["finished"])
+
+
+def test_a_spawned_process_gets_an_inert_run(python, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text("""
+import multiprocessing
+from autotuner.hook import attach, knob
+
+def work(run):
+    run.report(2, 0.5)
+    print(run.knobs.micro_batch, run.directory, flush=True)
+
+if __name__ == "__main__":
+    run = attach("parent", knobs={"micro_batch": knob(64, [8, 64])})
+    print(run.directory, flush=True)
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(run,))
+    process.start()
+    process.join()
+    run.report(1, 0.5)
+""")
+    (directory, micro_batch, place), err = finish(python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"))
+    assert (micro_batch, place, err) == ("64", "None", "")
+    assert [record.step for record in records(directory) if isinstance(record, Sample)] == [1]
+
+
+def test_a_file_size_limit_turns_the_hook_off_and_training_goes_on(python, state):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+    code = limit + ATTACH + "run.report(1, 0.5); print(run.knobs.micro_batch)"
+    out, err = finish(python(code))
+    assert out == ["None", "64"]
+    assert err.count("AutotunerWarning") == 1
+    assert "training goes on" in err
+    assert list((state / "runs").iterdir()) == []
+
+
+@pytest.fixture
+def leader():
+    return attach("leader", knobs={"micro_batch": knob(64, [8, 16, 32, 64])}, budget_seconds=60)
+
+
+@pytest.fixture
+def follow(monkeypatch):
+    def make(directory=None, **knobs):
+        monkeypatch.setenv("RANK", "1")
+        if directory is not None:
+            monkeypatch.setenv("AUTOTUNER_RUN_DIR", str(directory))
+        return attach("leader", knobs=knobs or {"micro_batch": knob(64, [8, 16, 32, 64])})
+
+    return make
+
+
+def test_another_rank_follows_the_knobs_and_reports_nothing(leader, follow, state):
+    follower = follow(leader.directory)
+    page = PageWriter(leader.directory / "knobs.page")
+    page.write((1,), 0.0)
+    page.close()
+    follower.report(1, 0.5)
+    follower.report(2, 0.5)
+    assert follower.knobs.micro_batch == 16
+    follower.evaluation(2, 0.5)
+    follower.close()
+    assert records(leader.directory) == []
+    assert len(list((state / "runs").iterdir())) == 1
+
+
+def test_another_rank_without_a_directory_is_inert(follow, state):
+    run = follow()
+    run.report(1, 0.5)
+    assert (run.directory, run.knobs.micro_batch) == (None, 64)
+    assert not state.exists()
+
+
+def test_another_rank_with_other_knobs_is_told_and_inert(leader, follow):
+    with pytest.warns(AutotunerWarning, match="both must offer the same knobs"):
+        run = follow(leader.directory, pace=knob(1.0, [0.5, 1.0]))
+    assert (run.directory, run.knobs.pace) == (None, 1.0)
+
+
+def test_another_rank_with_a_wrong_directory_is_told_and_inert(follow, tmp_path):
+    with pytest.warns(AutotunerWarning, match=r"AUTOTUNER_RUN_DIR=.*nowhere"):
+        run = follow(tmp_path / "nowhere")
+    assert (run.directory, run.knobs.micro_batch) == (None, 64)
