@@ -97,7 +97,9 @@ def test_the_result_holds_curves_changes_and_grids(make_trainer, tmp_path):
     list(trainer.steps())
     result.conclude(trainer, tmp_path)
     document = json.loads((tmp_path / result.FILE_NAME).read_text())
-    assert document["finished"] is True and document["steps"] == 20 and document["images"] == 320
+    assert document["finished"] is True
+    assert document["steps"] == 20
+    assert document["images"] == 320
     assert [row[1] for row in document["held_out_curve"]] == [5, 10, 15, 20, 20]
     assert [change["new"] for change in document["knob_changes"]] == [1, 2]
     assert document["quality_metric"] == "frechet_pca64"
@@ -131,7 +133,8 @@ def test_a_checkpoint_without_student_says_so(make_trainer, tmp_path):
 def test_presets_fit_their_ladder_to_the_images(stripes):
     config = presets.find("fashion-tiny")
     fitted = presets.fitted(config, stripes)
-    assert fitted.resolution == 8 and fitted.resolutions == (4, 8)
+    assert fitted.resolution == 8
+    assert fitted.resolutions == (4, 8)
     with pytest.raises(ConfigurationError, match="fashion-tiny"):
         presets.find("huge")
 

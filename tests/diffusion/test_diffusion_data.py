@@ -29,8 +29,11 @@ def mnist_like(tmp_path):
 
 def test_idx_files_are_read_gzipped_or_not(mnist_like):
     dataset = data.find(mnist_like)
-    assert dataset.images.shape == (40, 8, 8, 1) and dataset.held_out_images.shape == (12, 8, 8, 1)
-    assert dataset.images.dtype == np.uint8 and dataset.classes == 10 and dataset.channels == 1
+    assert dataset.images.shape == (40, 8, 8, 1)
+    assert dataset.held_out_images.shape == (12, 8, 8, 1)
+    assert dataset.images.dtype == np.uint8
+    assert dataset.classes == 10
+    assert dataset.channels == 1
     assert str(mnist_like) in dataset.origin
 
 
@@ -104,7 +107,8 @@ def test_resizing_keeps_rows_and_columns_apart():
     image = np.zeros((1, 8, 8, 1), np.uint8)
     image[:, :4] = 200
     small = data.resize(image, 4)[0, :, :, 0]
-    assert np.all(small[:2] == 200) and np.all(small[2:] == 0)
+    assert np.all(small[:2] == 200)
+    assert np.all(small[2:] == 0)
 
 
 def test_each_resolution_is_made_once(stripes):
@@ -172,5 +176,7 @@ def test_without_any_source_every_attempt_is_listed(tmp_path, monkeypatch):
 
 def test_the_digits_of_scikit_learn_are_the_offline_fallback():
     dataset = data.digits()
-    assert dataset.images.shape[1:] == (8, 8, 1) and dataset.images.max() == 255
-    assert dataset.classes == 10 and 0 < dataset.sigma_data < 1
+    assert dataset.images.shape[1:] == (8, 8, 1)
+    assert dataset.images.max() == 255
+    assert dataset.classes == 10
+    assert 0 < dataset.sigma_data < 1

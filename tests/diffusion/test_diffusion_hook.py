@@ -41,8 +41,9 @@ def test_what_the_daemon_asks_for_is_in_force_at_the_next_step_and_acknowledged(
         take(trainer, 2)
         revision = ask(run, resolution=4, micro_batch=8)
         records = take(trainer, 2)
+        reader = RingReader(run.directory / "telemetry.ring")
     assert [(r.step, r.resolution, r.micro_batch) for r in records] == [(3, 4, 8), (4, 4, 8)]
-    told = RingReader(run.directory / "telemetry.ring").read()
+    told = reader.read()
     acknowledged = [r for r in told if isinstance(r, Acknowledgement)]
     assert [(r.revision, r.step, r.refused) for r in acknowledged] == [(revision, 3, False)]
     assert [(r.step, r.images, r.revision) for r in told if isinstance(r, Sample)] == [
@@ -79,4 +80,7 @@ def test_evaluations_reach_the_ring(attached, make_trainer, take):
     _, run = attached
     take(make_trainer(run, evaluate_every_steps=1, quality_every=1), 1)
     (told,) = [r for r in RingReader(run.directory / "telemetry.ring").read() if isinstance(r, Evaluation)]
-    assert told.held_out_loss > 0 and told.quality > 0 and told.quality_steps == 4 and told.seconds >= 0
+    assert told.held_out_loss > 0
+    assert told.quality > 0
+    assert told.quality_steps == 4
+    assert told.seconds >= 0

@@ -51,7 +51,9 @@ def test_area_averaging_keeps_the_signal_to_noise_ratio_under_the_scaled_level()
 
 def test_the_schedule_goes_from_most_to_least_noise_and_ends_clean():
     sigmas = noise.rho_schedule(5, 0.02, 40.0)
-    assert sigmas[0] == pytest.approx(40) and sigmas[-2] == pytest.approx(0.02) and sigmas[-1] == 0
+    assert sigmas[0] == pytest.approx(40)
+    assert sigmas[-2] == pytest.approx(0.02)
+    assert sigmas[-1] == 0
     assert np.all(np.diff(sigmas) < 0)
     assert list(noise.rho_schedule(1, 0.02, 40.0)) == pytest.approx([40, 0])
 
