@@ -72,6 +72,9 @@ def key_of(run: StudiedRun) -> StudyKey:
     return StudyKey(slug(run.name), run.budget, space)
 
 
+_ENDS = {"failed": "failed", "vanished": "lost its files"}
+
+
 @dataclass(frozen=True)
 class Result:
     """What is told of an ended run: a value to minimise, or why there is none."""
@@ -86,7 +89,7 @@ def result_of(run: StudiedRun) -> Result:
     """Judge one ended run."""
     constraints = _constraints(run)
     if run.outcome != "finished":
-        return Result(None, constraints, f"the run was {run.outcome}" if run.outcome != "failed" else "the run failed")
+        return Result(None, constraints, f"the run {_ENDS.get(run.outcome, f'was {run.outcome}')}")
     if run.held_out_loss is None:
         return Result(None, constraints, "no held-out loss was reported")
     if not math.isfinite(run.held_out_loss):

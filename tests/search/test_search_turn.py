@@ -121,7 +121,8 @@ def test_newer_results_replace_a_proposal_that_waits(runs):
         (None, "finished", "no held-out loss"),
         (0.01, "killed", "killed"),
         (0.01, "interrupted", "interrupted"),
-        (0.01, "failed", "failed"),
+        (0.01, "failed", "the run failed"),
+        (0.01, "vanished", "lost its files"),
     ],
 )
 def test_a_run_without_a_comparable_result_is_shown_but_never_the_best(runs, loss, outcome, named):
