@@ -44,6 +44,13 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
+EXTRA_OF = {
+    "apscheduler": "daemon", "numpy": "daemon", "prometheus_client": "daemon", "psutil": "daemon", "safetensors": "daemon",
+    "structlog": "daemon", "optuna": "search", "matplotlib": "tracking", "mlx": "diffusion", "PIL": "diffusion",
+}  # fmt: skip
+"""Which extra brings a module that a bare install lacks."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -53,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, USAGE)
     except AutotunerError as error:
         return _complain(error, FOUND_WRONG)
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        return _complain(f"this needs {error.name}: pip install 'diffusion-autotuner[{extra}]'", USAGE)
     except BrokenPipeError:  # the reader of our output has left, as with `| head`
         sys.stderr.close()
         return OK
@@ -68,7 +80,7 @@ def _run(words: list[str]) -> int:
     return int(importlib.import_module(_command(parsed.command).module).run(parsed))
 
 
-def _complain(error: AutotunerError, code: int) -> int:
+def _complain(error: object, code: int) -> int:
     print(f"autotuner: {error}", file=sys.stderr)
     return code
 

@@ -53,7 +53,10 @@ def _shipped(name: str, artefacts: Path | None) -> ResolvedPolicy:
     if artefacts is None:
         return ResolvedPolicy(Rules(), f"policy {name!r}: no artefacts are installed; the rules decide")
     directories = [artefacts / directory for directory in _SHIPPED[name]]
-    resolved = _load(next((found for found in directories if found.is_dir()), directories[0]), name)
+    directory = next((found for found in directories if found.is_dir()), None)
+    if directory is None:
+        return ResolvedPolicy(Rules(), f"policy {name!r}: this build ships no such artefact; the rules decide")
+    resolved = _load(directory, name)
     card = getattr(resolved.policy, "card", {})
     if name == "default" and card.get("default_wins") is False:  # its own evaluation says that the rules do better
         return ResolvedPolicy(Rules())

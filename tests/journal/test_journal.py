@@ -20,7 +20,6 @@ from autotuner.journal import (
     TelemetryRecord,
     model_key,
 )
-from autotuner.journal.writer import MAX_WAITING_ROWS
 from autotuner.knobs import declare
 from autotuner.messages import Declaration
 
@@ -160,11 +159,12 @@ def test_a_failed_intent_is_never_written_later(journal, monkeypatch):
     assert journal.runs() == [RUN]
 
 
-def test_a_full_queue_gives_up_telemetry_before_anything_else(journal):
+def test_a_full_queue_gives_up_telemetry_before_anything_else(journal, monkeypatch):
+    monkeypatch.setattr("autotuner.journal.writer.MAX_WAITING_ROWS", 50)
     journal.write(RUN)
-    for second in range(MAX_WAITING_ROWS + 10):
+    for second in range(60):
         journal.write(replace(TELEMETRY, time_unix=float(second)))
-    assert len(journal._waiting) == MAX_WAITING_ROWS
+    assert len(journal._waiting) == 50
     journal.commit()
     assert journal.runs() == [RUN]
     assert journal.telemetry("r-1")[0].time_unix == 11.0
@@ -262,13 +262,14 @@ def test_another_process_that_pins_changes_the_data_version(journal, path):
     assert journal.pins() == []
 
 
-def test_retention_deletes_old_rows_and_gives_the_space_back(journal):
-    for second in range(6000):
+def test_retention_deletes_old_rows_and_gives_the_space_back(journal, monkeypatch):
+    monkeypatch.setattr("autotuner.journal.writer._DELETED_AT_ONCE", 100)
+    for second in range(2000):
         journal.write(replace(TELEMETRY, time_unix=float(second), values_json=json.dumps([1.0] * 20)))
     journal.write(RUN)
     journal.intend([CHANGE])
     before = journal.size_bytes()
-    assert journal.delete_before(5990.0) == 5990
+    assert journal.delete_before(1990.0) == 1990
     assert journal.size_bytes() < before / 4
     assert len(journal.telemetry("r-1")) == 10
     assert journal.changes("r-1")

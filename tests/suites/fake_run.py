@@ -10,7 +10,7 @@ from autotuner.hook.page import PageReader, create_page
 from autotuner.hook.process import process_start
 from autotuner.hook.ring import RingWriter
 from autotuner.knobs import declare
-from autotuner.messages import Acknowledgement, Declaration, Evaluation, Goodbye, MachineState, Sample
+from autotuner.messages import Acknowledgement, Declaration, Evaluation, Goodbye, MachineState
 
 KNOBS = (declare("micro_batch", 32, [8, 16, 32, 64]), declare("pace", 1.0, [0.5, 0.75, 1.0]))
 GIB = 2**30
@@ -24,7 +24,7 @@ class FakeRun:
     ):
         pid = os.getpid() if pid is None else pid
         self.declaration = Declaration(
-            run_id, run_id.split("-")[0], pid, process_start(pid) or 0.0, 1000.0, knobs, budget_seconds=600.0, **fields
+            run_id, run_id.split("-")[0], pid, process_start(pid) or 0.0, 1000.0, knobs, budget_seconds=600.0
         )
         self.directory = state / "runs" / run_id
         self.directory.mkdir(parents=True)
