@@ -139,10 +139,11 @@ def test_the_level_rises_at_once_and_falls_after_a_while() -> None:
 @pytest.mark.parametrize("name", list(PROFILES))
 def test_one_long_step_equals_many_short_ones(name: str) -> None:
     coarse, fine = HeatModel(name), HeatModel(name)
-    coarse.step(0.9, 40)
-    for _ in range(400):
+    coarse.step(0.9, 80)
+    for _ in range(800):
         fine.step(0.9, 0.1)
     assert coarse.state.die_celsius == pytest.approx(fine.state.die_celsius, abs=0.3)
+    assert coarse.state.frequency_ratio == pytest.approx(fine.state.frequency_ratio, abs=0.015)
     assert coarse.state.case_celsius == pytest.approx(fine.state.case_celsius, abs=0.1)
 
 
