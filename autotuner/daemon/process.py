@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
@@ -51,6 +52,7 @@ def moment_now() -> Moment:
 
 def run(config: Config) -> None:
     """Start, tick until a signal comes, stop. Raises what ``Daemon.start`` raises."""
+    os.umask(0o077)  # whatever it makes is its owner's alone
     configure_log(config.log_level, config.state_directory / "logs")
     stop = StopFlag()
     stop.install()
