@@ -12,6 +12,8 @@ from typing import Any
 
 from autotuner.errors import AutotunerError
 
+SAVE_EVERY_SECONDS = 60.0
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
@@ -81,18 +83,32 @@ def _train(options: argparse.Namespace) -> int:
             checkpoint.restore(trainer, options.out / checkpoint.FILE_NAME)
         print(f"{config.name}: {trainer.stages.teacher.layout.size:,} parameters {config.model}, from step {trainer.step}")
         signal.signal(signal.SIGTERM, lambda *_: trainer.stop())
-        try:
-            for progress in trainer.steps():
-                if progress.evaluation is not None:
-                    print(_line(progress), flush=True)
-        finally:
-            checkpoint.save(trainer, options.out / checkpoint.FILE_NAME)
+        _drive(trainer, options.out / checkpoint.FILE_NAME)
+        if trainer.budget_used < 1:
+            run.close("interrupted")
+            print(f"stopped at step {trainer.step}; --resume continues")
+            return 1
         document = result.conclude(trainer, options.out)
     qualities = ", ".join(f"{row['who']} {row['steps']} steps {row['quality']:.1f}" for row in document["final_qualities"])
-    print(
-        f"{document['steps']} steps, held-out loss {document['held_out_loss']:.4f}; {document['quality_metric']}: {qualities}"
-    )
+    print(f"{document['steps']} steps, held-out loss {document['held_out_loss']:.4f}")
+    print(f"{document['quality_metric']} (real images: {document['quality_floor']:.1f}): {qualities}")
     return 0
+
+
+def _drive(trainer: Any, path: Path) -> None:
+    """Train to the end of the budget, with a line for each evaluation and a checkpoint now and then and at the end."""
+    from autotuner.diffusion import checkpoint
+
+    saved = trainer.seconds
+    try:
+        for progress in trainer.steps():
+            if progress.evaluation is not None:
+                print(_line(progress), flush=True)
+            if progress.seconds - saved >= SAVE_EVERY_SECONDS:
+                saved = progress.seconds
+                checkpoint.save(trainer, path)
+    finally:
+        checkpoint.save(trainer, path)
 
 
 def _configured(config: Any, options: argparse.Namespace) -> Any:

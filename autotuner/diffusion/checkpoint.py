@@ -36,6 +36,7 @@ def save(trainer: Trainer, path: Path) -> None:
     with draft.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(draft, path)
+    trainer.saved = True
 
 
 def restore(trainer: Trainer, path: Path) -> None:

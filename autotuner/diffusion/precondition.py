@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.nn as nn
 
 from autotuner.diffusion.blas import mx
@@ -47,7 +45,3 @@ class Denoiser(nn.Module):
         level = sigma.reshape(-1, 1, 1, 1)
         output = self.network(c_in(level, self.sigma_data) * x, c_noise(sigma), label)
         return c_skip(level, self.sigma_data) * x + c_out(level, self.sigma_data) * output
-
-
-Denoise = Any
-"""Anything that maps (x, sigma of shape (batch,)) to the expected clean image: what solvers work on."""

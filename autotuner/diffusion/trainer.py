@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from autotuner.diffusion.injection import Injection
 from autotuner.diffusion.live import LiveKnobs
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.stages import Stages
-from autotuner.messages import FLAG_FIRST_OF_SHAPE, FLAG_NOT_FINITE
+from autotuner.messages import FLAG_CHECKPOINT, FLAG_FIRST_OF_SHAPE, FLAG_NOT_FINITE
 
 NAP_SECONDS = 0.4
 """Longest single sleep: a longer idle lets a GPU clock down."""
@@ -80,9 +80,11 @@ class Trainer:
         """Wall time spent before the last resume."""
         self.evaluations: list[Evaluated] = []
         self.not_finite_steps = 0
+        self.saved = False
+        """Whether a checkpoint was written since the last step."""
         self.peak_bytes = 0
         self.shapes: set[tuple[int, int, bool]] = set()
-        self._began = clock()
+        self._began: float | None = None
         self.lr_scale = 1.0
         self.stage_entered = 0.0
         self._evaluated_at = -math.inf
@@ -92,7 +94,7 @@ class Trainer:
     @property
     def seconds(self) -> float:
         """Wall time of the run so far."""
-        return self.seconds_before + self._clock() - self._began
+        return self.seconds_before + (self._clock() - self._began if self._began is not None else 0.0)
 
     @property
     def budget_used(self) -> float:
@@ -103,7 +105,8 @@ class Trainer:
 
     def steps(self) -> Iterator[Progress]:
         """Train until the budget is spent; every knob change falls between two of the records."""
-        self._began = self._clock()
+        if self._began is None:
+            self._began = self._clock()
         while self.budget_used < 1 and not self._stopping:
             self._take_changes()
             yield self._one_step()
@@ -154,7 +157,7 @@ class Trainer:
         began = self._clock()
         mx.reset_peak_memory()
         resolution, micro_batch = self.knobs.whole("resolution"), self.knobs.whole("micro_batch")
-        flags = self._first_of_shape(resolution, micro_batch)
+        flags = self._first_of_shape(resolution, micro_batch) | self._saved()
         rate = self._learning_rate()
         loss, finite = self._learn(resolution, micro_batch, rate)
         if not finite:
@@ -212,6 +215,10 @@ class Trainer:
         self.shapes.add(shape)
         return FLAG_FIRST_OF_SHAPE if first else 0
 
+    def _saved(self) -> int:
+        saved, self.saved = self.saved, False
+        return FLAG_CHECKPOINT if saved else 0
+
     def _slow_down(self, step_seconds: float, used_bytes: int) -> None:
         if self.injection is not None:
             extra = self.injection.extra_seconds(step_seconds, used_bytes, self._clock())
@@ -249,7 +256,11 @@ class Trainer:
     def evaluate(self, with_quality: bool) -> Evaluated:
         """Measure now, tell the hook, and save a preview when there is a directory for it."""
         self._evaluated_at = self.seconds
-        measured = self.evaluator.measure(self.step, self.seconds, self.images, with_quality, self._clock)
+        began = self._clock()
+        measured = self.evaluator.measure(self.step, self.seconds, self.images, with_quality)
+        if self._out is not None:
+            self._preview(self._out)
+        measured = replace(measured, took_seconds=self._clock() - began)
         self.evaluations.append(measured)
         self.run.evaluation(
             measured.step,
@@ -259,8 +270,6 @@ class Trainer:
             seconds=measured.took_seconds,
             stage=measured.stage,
         )
-        if self._out is not None:
-            self._preview(self._out)
         return measured
 
     def _preview(self, out: Path) -> None:

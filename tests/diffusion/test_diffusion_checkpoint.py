@@ -11,6 +11,8 @@ from autotuner.diffusion import __main__ as command
 from autotuner.diffusion import checkpoint, presets, result
 from autotuner.diffusion.blas import mx
 from autotuner.errors import ConfigurationError
+from autotuner.hook.ring import RingReader
+from autotuner.messages import FLAG_CHECKPOINT, OUTCOMES
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(make_trainer, take, tmp_path):
@@ -156,3 +158,32 @@ def test_the_command_trains_resumes_and_samples(tmp_path, capsys, monkeypatch):
 def test_the_command_answers_a_wrong_value_in_one_line(tmp_path, capsys):
     assert command.main(["train", "--out", str(tmp_path), "--data", str(tmp_path / "absent"), "--no-hook"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_checkpoints_are_written_while_training_and_the_next_step_says_so(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "SAVE_EVERY_SECONDS", 0.0)
+    path = tmp_path / checkpoint.FILE_NAME
+    trainer = make_trainer(steps=3)
+    steps_on_disk, flags = [], []
+    monkeypatch.setattr(
+        trainer.run, "report", lambda step, loss, **fields: flags.append(bool(fields["flags"] & FLAG_CHECKPOINT))
+    )
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *args: (save(*args), steps_on_disk.append(checkpoint.read(path)[1]["step"])))
+    command._drive(trainer, path)
+    assert steps_on_disk == [1, 2, 3, 3]
+    assert flags == [False, True, True]
+
+
+def test_a_run_that_is_stopped_early_says_how_to_continue(tmp_path, capsys, monkeypatch):
+    from autotuner.diffusion import data
+    from autotuner.diffusion.trainer import Trainer
+
+    monkeypatch.setattr(data, "find", lambda path: data.digits())
+    monkeypatch.setattr(Trainer, "_evaluate_if_due", lambda trainer: trainer.stop())
+    arguments = ["train", "--out", str(tmp_path), "--state-dir", str(tmp_path), "--width", "16", "--depth", "1"]
+    assert command.main(arguments) == 1
+    assert "--resume continues" in capsys.readouterr().out
+    assert not (tmp_path / result.FILE_NAME).exists()
+    (ring,) = tmp_path.glob("runs/*/telemetry.ring")
+    assert RingReader(ring).read()[-1].outcome == OUTCOMES.index("interrupted")
