@@ -118,18 +118,27 @@ def value_text(value: float, unit: str) -> str:
     return f"{value:g}"
 
 
+def has_heat(run: ReportRun) -> bool:
+    """Whether any heat sensor gave a reading during the run."""
+    return any(point.level is not None or point.celsius is not None for point in run.heat)
+
+
 def machine(run: ReportRun, index: int, seconds: float) -> str:
     """Memory and heat during one run; empty when neither was recorded. ``seconds`` is the common time axis."""
-    with_heat = any(point.level is not None or point.celsius is not None for point in run.heat)
+    with_heat = has_heat(run)
     if not run.memory and not with_heat:
         return ""
     with matplotlib.rc_context(_STYLE):
-        figure, (memory, heat) = _subplots(2, 1, (HALF_INCHES, 4.4), sharex=True, height_ratios=(3, 2))
+        rows = 2 if with_heat else 1
+        size = (HALF_INCHES, 4.4 if with_heat else 2.9)
+        figure, panels = _subplots(rows, 1, size, sharex=True, squeeze=False, height_ratios=(3, 2)[:rows])
+        memory, last = panels[0, 0], panels[-1, 0]
         _memory_panel(memory, run, index)
-        _heat_panel(heat, run, index)
-        for axes in (memory, heat):
-            for first, last in run.injected:
-                axes.axvspan(first, last, color=SHADE, linewidth=0, zorder=0)
+        if with_heat:
+            _heat_panel(last, run, index)
+        for axes in panels[:, 0]:
+            for begin, end in run.injected:
+                axes.axvspan(begin, end, color=SHADE, linewidth=0, zorder=0)
         if run.injected:
             memory.text(
                 run.injected[0][0],
@@ -140,14 +149,14 @@ def machine(run: ReportRun, index: int, seconds: float) -> str:
                 style="italic",
                 fontsize=9,
             )
-        heat.set_xlabel("wall time, seconds")
-        heat.set_xlim(0, seconds)
+        last.set_xlabel("wall time, seconds")
+        last.set_xlim(0, seconds)
         return _svg(figure)
 
 
 def _memory_panel(axes: Any, run: ReportRun, index: int) -> None:
     times = [point.seconds for point in run.memory]
-    axes.plot(times, [point.peak_bytes / GIBIBYTE for point in run.memory], color=colour(index), label="peak and cache")
+    axes.plot(times, [point.peak_bytes / GIBIBYTE for point in run.memory], color=colour(index), label="peak in use")
     room = [math.nan if point.room_bytes is None else point.room_bytes / GIBIBYTE for point in run.memory]
     highest = max((point.peak_bytes / GIBIBYTE for point in run.memory), default=1.0)
     if any(value < 4 * highest for value in room):
@@ -179,9 +188,6 @@ def _heat_panel(axes: Any, run: ReportRun, index: int) -> None:
         second.grid(not levels)
         second.set_ylabel("°C (dotted)")
         second.spines["right"].set_visible(bool(levels))
-    if not levels and not warm:
-        axes.set_title("heat: no sensor on this machine")
-        axes.set_yticks([])
 
 
 def _plain_log_ticks(axes: Any) -> None:

@@ -21,13 +21,12 @@ READING = (
     "Seconds are wall time from the run's start, evaluations included. A target counts as reached at the first evaluation "
     "at or below it, so these times are no finer than the interval between two evaluations.",
     "The common targets lie between the worst first and the worst last loss within the budget: every run reached each of them.",
-    "Each run was made once, with one seed. A difference of a few percent between two runs is not "
-    "evidence; repeat it with other seeds.",
-    "These are small models and short runs. How the gains carry over to large models and to other machines is not shown here.",
+    "Every run has one seed. A difference of a few percent between two runs is not evidence; repeat it with other seeds.",
 )
+READING_PLATFORM = "Measured on {}. How large the effects are for other models, images and machines is not shown here."
 READING_INJECTED = (
     "Where a stretch is marked as injected, heat or memory were scripted for the experiment and the slowdown was imposed by "
-    "sleeping. What the controller saw and did there is real; the cause was not.",
+    "sleeping. What the controller saw and did there is real; the cause was not."
 )
 
 
@@ -56,15 +55,17 @@ def _body(runs: Sequence[ReportRun], title: str, notes: Sequence[str]) -> Iterab
     yield "<h2>Changes, and why</h2>"
     yield from (part for index, run in enumerate(runs) for part in _changes(run, index))
     yield from _samples(runs)
-    yield "<h2>How to read this</h2><ul>"
-    yield from (f"<li>{escape(sentence)}</li>" for sentence in READING)
-    yield from (f"<li>{escape(sentence)}</li>" for sentence in (READING_INJECTED if _any_injected(runs) else ()))
-    yield "</ul>"
+    yield f"<h2>How to read this</h2><ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in _reading(runs))}</ul>"
     yield from _origins(runs)
 
 
-def _any_injected(runs: Sequence[ReportRun]) -> bool:
-    return any(run.injected or run.result.injected_seconds for run in runs)
+def _reading(runs: Sequence[ReportRun]) -> Iterable[str]:
+    yield from READING
+    platforms = dict.fromkeys(run.result.platform for run in runs if run.result.platform)
+    if platforms:
+        yield READING_PLATFORM.format(" and ".join(platforms))
+    if any(run.injected or run.result.injected_seconds for run in runs):
+        yield READING_INJECTED
 
 
 def _swatch(index: int) -> str:
@@ -112,7 +113,10 @@ def _machines(runs: Sequence[ReportRun]) -> Iterable[str]:
     seconds = max((point.seconds for run in runs for point in run.memory), default=1.0)
     drawn = [(run, index, figures.machine(run, index, seconds)) for index, run in enumerate(runs)]
     if any(svg for _, _, svg in drawn):
-        yield '<h2>Memory and heat</h2><div class="pair">'
+        yield "<h2>Memory and heat</h2>"
+        if not any(figures.has_heat(run) for run in runs):
+            yield '<p class="soft">No heat sensor gave a reading.</p>'
+        yield '<div class="pair">'
         for run, index, svg in drawn:
             if svg:
                 badge = ' <span class="badge">injected</span>' if run.injected else ""
@@ -156,7 +160,10 @@ def _change_row(line: ChangeLine) -> str:
 
 
 def _effect(before: float | None, after: float | None, unit: int) -> str:
-    return "-" if before is None or after is None else f"{before / unit:,.0f} → {after / unit:,.0f}"
+    """Before and after; a change before the first whole interval has no before."""
+    if not after:
+        return "-"
+    return f"{before / unit:,.0f} → {after / unit:,.0f}" if before else f"- → {after / unit:,.0f}"
 
 
 def _samples(runs: Sequence[ReportRun]) -> Iterable[str]:

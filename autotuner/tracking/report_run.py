@@ -40,6 +40,7 @@ class MemoryPoint:
     held_bytes: int
     """Active and cached."""
     peak_bytes: int
+    """Highest use since the last sample."""
     room_bytes: int | None
     """What the run held and what the machine could still give."""
 
@@ -107,7 +108,7 @@ class ReportRun:
             outcome=record.outcome,
             steps=result.steps or record.step,
             images=result.images or record.images,
-            peak_bytes=result.peak_bytes or record.peak_bytes,
+            peak_bytes=record.peak_bytes or result.peak_bytes,
             result=result,
             held_out=result.held_out or _journal_losses(journal, record, start),
             quality=result.quality or _journal_quality(journal, record, start),
@@ -163,7 +164,7 @@ def _memory(telemetry: Sequence[TelemetryRecord], machine: Sequence[MachineRecor
         available = machine[position - 1].memory_available_bytes if position else None
         held = row.active_bytes + row.cache_bytes
         room = None if available is None else available + held
-        points.append(MemoryPoint(row.time_unix - start, held, row.peak_bytes + row.cache_bytes, room))
+        points.append(MemoryPoint(row.time_unix - start, held, max(row.peak_bytes, held), room))
     return points
 
 

@@ -72,6 +72,7 @@ class TrainingResult:
     versions: tuple[tuple[str, str], ...] = ()
     seed: int | None = None
     dataset: str = ""
+    platform: str = ""
     grids: tuple[Grid, ...] = ()
 
 
@@ -119,5 +120,6 @@ def parse(document: Mapping[str, Any], directory: Path) -> TrainingResult:
         versions=tuple((name, str(version)) for name, version in document.get("versions", {}).items()),
         seed=document.get("config", {}).get("seed"),
         dataset=document.get("data", {}).get("name", ""),
+        platform=document.get("platform", ""),
         grids=tuple(Grid(row["who"], row["steps"], directory / row["file"]) for row in document.get("grids", [])),
     )

@@ -212,6 +212,7 @@ class Experiment:
             "parameters": 412_345,
             "config": {"seed": 0},
             "data": {"name": "fashion-mnist"},
+            "platform": "Linux x86_64",
             "versions": {"mlx": "0.32.4"},
             "final_qualities": [
                 {"who": "teacher", "steps": 4, "quality": 9.5},

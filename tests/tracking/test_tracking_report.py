@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -15,7 +16,7 @@ from autotuner.errors import ConfigurationError, JournalError
 from autotuner.tracking import figures
 from autotuner.tracking.comparison import best_loss, final_loss, seconds_to, table, targets, text_lines
 from autotuner.tracking.report import ReportRun, write_report
-from autotuner.tracking.report_run import MAX_POINTS
+from autotuner.tracking.report_run import MAX_POINTS, HeatPoint
 from autotuner.tracking.result_file import LossPoint, read_result
 
 VOID = {"meta", "img", "br"}
@@ -172,6 +173,7 @@ def test_the_page_has_every_part(text):
     assert text.count("data:image/png;base64,") == 16
     assert text.count('class="badge">injected') == 2
     assert "the slowdown was imposed by sleeping" in text
+    assert "Measured on Linux x86_64." in text
     assert "Offered and never moved: cache_limit" in text
 
 
@@ -181,6 +183,13 @@ def test_nothing_is_called_injected_when_nothing_was(experiment, tmp_path):
         text = write_report([ReportRun.load(reader, run_id, directory)], tmp_path).path.read_text()
     assert 'class="badge"' not in text
     assert "imposed by sleeping" not in text
+
+
+def test_a_machine_without_a_heat_sensor_gets_no_empty_heat_plot(pair):
+    cold = replace(pair[1], heat=tuple(HeatPoint(point.seconds, None, None) for point in pair[1].heat))
+    svg = figures.machine(cold, 1, 150.0)
+    assert "framework memory" in svg
+    assert "heat" not in svg
 
 
 def test_a_run_that_recorded_nothing_still_gets_a_page(experiment, tmp_path):
