@@ -51,6 +51,7 @@ class Jobs:
         self._command = command
         self._log = get_log()
         self._one_child = threading.Lock()
+        self._wanted = threading.Event()
         self._child: subprocess.Popen[str] | None = None
         self._stopping = False
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}  # None: run late rather than never
@@ -63,13 +64,16 @@ class Jobs:
         if importlib.util.find_spec("optuna") is None:
             self._log.info("proposals_off", why="the search extra is not installed")
         else:
-            self._scheduler.add_job(self.propose, "interval", seconds=self._config.propose_seconds, id="propose")
+            # Two instances: the second only tells the first to go round again.
+            seconds = self._config.propose_seconds
+            self._scheduler.add_job(self.propose, "interval", seconds=seconds, id="propose", max_instances=2)
         self._scheduler.start()
 
     def propose_soon(self) -> None:
         """Propose now, without waiting (a run has ended)."""
-        if not self._stopping and self._scheduler.get_job("propose") is not None:
-            self._scheduler.add_job(self.propose, id="propose-now", replace_existing=True)
+        # Not a job of its own: APScheduler's thread fails when it removes a finished job while it is shut down.
+        if not self._stopping and (job := self._scheduler.get_job("propose")) is not None:
+            job.modify(next_run_time=datetime.now(UTC))
 
     def retain(self) -> None:
         """Delete what is older than the configured number of days: rows, and directories of ended runs."""
@@ -83,20 +87,19 @@ class Jobs:
             self._log.info("retention", deleted_rows=deleted, deleted_directories=directories)
 
     def propose(self) -> None:
-        """Run the proposing child to its end, unless one runs already or memory is critical."""
+        """Run the proposing child to its end, unless memory is critical; one that runs already is followed by another."""
         if self._pressure() == CRITICAL_PRESSURE:
             self._log.info("proposal_postponed", why="memory pressure is critical")
             return
-        if not self._one_child.acquire(blocking=False):
-            return
-        try:
-            self._run_child(self._command(self._config.state_directory))
-        finally:
-            self._one_child.release()
+        self._wanted.set()
+        while self._wanted.is_set() and not self._stopping and self._one_child.acquire(blocking=False):
+            try:
+                self._wanted.clear()
+                self._run_child(self._command(self._config.state_directory))
+            finally:
+                self._one_child.release()
 
     def _run_child(self, command: list[str]) -> None:
-        if self._stopping:
-            return
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         try:
             child = subprocess.Popen(command, text=True, errors="replace", start_new_session=True, **pipes)  # type: ignore[call-overload]
