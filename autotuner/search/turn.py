@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from autotuner.errors import AutotunerError
-from autotuner.search import memory, proposals
+from autotuner.search import proposals
 from autotuner.search.draw import draw
+from autotuner.search.eligible import eligible
 from autotuner.search.journal_runs import read_runs
 from autotuner.search.objective import StudiedRun, StudyKey, key_of
 from autotuner.search.proposals import Proposal
-from autotuner.search.space import Parameters
 from autotuner.search.study import ProjectStudy
 from autotuner.search.study_file import only_writer, open_storage
 
 LEASE_SECONDS = 7 * 24 * 3600.0
 """How long a proposal waits to be taken."""
-ROOM_SHARE = 0.9
-"""Share of the machine's room that a proposal may be expected to fill; the rest is for the other programs."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def _turn(state_directory: Path, storage: BaseStorage, runs: Sequence[tuple[Stud
     kept, lapsed = _settle(study, live, waiting, told, now_unix)
     if kept:
         return Turn(key.project, key.name, told, lapsed, waiting, f"trial {kept.number} still waits to be taken")
-    proposal, what = _next(study, comparable, live, now_unix)
+    proposal, what = _next(study, comparable, now_unix)
     if proposal is None:
         proposals.withdraw(state_directory, key.project)
     else:
@@ -116,43 +114,16 @@ def _lapse_reason(trial: FrozenTrial, waiting: Proposal | None, told: int, now_u
     return ""
 
 
-def _next(
-    study: ProjectStudy, runs: Sequence[StudiedRun], live: Sequence[StudiedRun], now_unix: float
-) -> tuple[Proposal | None, str]:
+def _next(study: ProjectStudy, runs: Sequence[StudiedRun], now_unix: float) -> tuple[Proposal | None, str]:
     """Draw an untried combination that fits into memory; the best one again when all were tried."""
-    space = study.key.space
-    known = [(fitting, run.peak_bytes) for run in runs if (fitting := space.fit(run.model)) is not None]
-    forecast = memory.fit(known)
-    room = next((run.room_bytes for run in reversed(runs) if run.room_bytes), None)
-    tried = [trial.params for trial in study.trials if _counts_as_tried(trial)]
-    tried += [fitting for run in live if (fitting := space.fit(run.model)) is not None]
-    fits = _fits(forecast, room)
-    seed = zlib.crc32(f"{study.key.name}/{len(study.trials)}".encode())
-    drawn = draw(space, study.trials, lambda parameters: parameters not in tried and fits(parameters), seed)
-    best = study.best()
-    if drawn is None and best is not None and _distinct(tried) >= space.size:
+    space, best = study.key.space, study.best()
+    judge = eligible(space, study.trials, runs)
+    drawn = draw(space, study.trials, judge, seed=zlib.crc32(f"{study.key.name}/{len(study.trials)}".encode()))
+    if drawn is None and best is not None and judge.covers(space):
         drawn = dict(best.params), f"all {space.size} combinations were tried; this one was the best"
     if drawn is None:
         return None, "nothing proposed: no untried combination is expected to fit into this machine's memory"
     parameters, why = drawn
-    expected = {
-        "peak_bytes": forecast.predict(parameters) if forecast else None,
-        "best_held_out_loss": best.value if best else None,
-    }
+    expected = {"peak_bytes": judge.expected_bytes(parameters), "best_held_out_loss": best.value if best else None}
     number = study.propose(parameters, why, now_unix)
     return Proposal(study.key.project, number, parameters, expected, why, now_unix), f"trial {number} proposed: {why}"
-
-
-def _distinct(combinations: Sequence[Parameters]) -> int:
-    return len({tuple(sorted(combination.items())) for combination in combinations})
-
-
-def _counts_as_tried(trial: FrozenTrial) -> bool:
-    """A result, or a run that died: what the user interrupted may be tried again, and so may what lapsed."""
-    return trial.state == TrialState.COMPLETE or trial.user_attrs.get("outcome") in ("failed", "killed")
-
-
-def _fits(forecast: memory.MemoryForecast | None, room_bytes: int | None) -> Callable[[Parameters], bool]:
-    if forecast is None or room_bytes is None:
-        return lambda parameters: True
-    return lambda parameters: forecast.predict(parameters) <= ROOM_SHARE * room_bytes
