@@ -71,6 +71,13 @@ def test_a_heartbeat_carries_time_and_mode(path, writer):
     assert (beat.time, beat.mode) == (12.5, "advise")
 
 
+def test_a_heartbeat_in_a_mode_of_a_later_version_counts_as_none(path, writer, monkeypatch):
+    monkeypatch.setattr(page_module, "MODES", (*page_module.MODES, "command"))
+    writer.heartbeat(12.5, "command")
+    monkeypatch.undo()
+    assert PageReader(path).heartbeat() is None
+
+
 def test_a_heartbeat_is_no_revision(path, writer):
     reader = PageReader(path)
     writer.heartbeat(12.5, "act")

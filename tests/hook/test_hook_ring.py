@@ -113,6 +113,14 @@ def test_a_damaged_record_is_skipped_and_counted(ring, reader, path):
     assert reader.lost == 1
 
 
+def test_a_record_whose_two_sequences_differ_is_not_believed(ring, reader, path):
+    for step in range(1, 4):
+        write_sample(ring, step)
+    corrupt(path, slot_offset(2) + RECORD_BYTES - 8, b"\x12")  # as left by the round before
+    assert [record.step for record in reader.read()] == [1, 3]
+    assert reader.lost == 1
+
+
 def test_a_half_written_newest_record_is_not_lost_but_read_next_time(ring, reader, path):
     for step in range(1, 4):
         write_sample(ring, step)

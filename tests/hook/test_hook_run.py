@@ -255,6 +255,16 @@ def test_a_knob_set_by_the_script_is_told_with_an_unchanged_revision(run, attach
     assert (record.revision, record.refused, record.positions) == (0, False, (1, 3))
 
 
+def test_a_change_that_waits_for_its_acknowledgement_is_acknowledged_before_the_script_sets_a_knob(manual, attached):
+    daemon = attached(manual)
+    daemon.ask(2, 3)
+    manual.poll()
+    manual.set("pace", 0.5)
+    manual.acknowledge(1)
+    found = daemon.records(Acknowledgement)
+    assert [(record.revision, record.positions) for record in found] == [(1, (2, 3)), (1, (2, 0))]
+
+
 def test_a_revision_that_could_not_know_of_the_scripts_own_change_leaves_it_alone(run, attached):
     daemon = attached(run)
     run.set("micro_batch", 16)
