@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from autotuner.config import Config
-from autotuner.daemon.jobs import Jobs
 from autotuner.daemon.log import configure_log, get_log
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.server import Daemon
@@ -56,11 +55,12 @@ def run(config: Config) -> None:
     configure_log(config.log_level, config.state_directory / "logs")
     stop = StopFlag()
     stop.install()
-    daemon: Daemon
-    jobs = Jobs(config, lambda: daemon.snapshot.machine.memory_pressure)
     injected = Path(config.injected_readings).expanduser() if config.injected_readings else None
-    daemon = Daemon(config, Registry(injected=injected), ended=jobs.propose_soon)
+    daemon = Daemon(config, Registry(injected=injected), ended=lambda: jobs.propose_soon())
     daemon.start(moment_now(), serve)
+    from autotuner.daemon.jobs import Jobs  # half of all import time: the first scrape need not wait for it
+
+    jobs = Jobs(config, lambda: daemon.snapshot.machine.memory_pressure)
     jobs.start()
     try:
         next_tick = time.monotonic()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from autotuner.errors import JournalError
 from autotuner.journal.records import (
@@ -37,10 +39,14 @@ class Table:
     serial: str = ""
     """Column numbered by SQLite."""
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Column names, in the record's order."""
         return tuple(field.name for field in fields(self.record))
+
+    def row(self, record: object) -> tuple[Any, ...]:
+        """The values of one record."""
+        return tuple(getattr(record, column) for column in self.columns)
 
     def statements(self) -> Iterator[str]:
         """The SQL that creates it."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class Journal(Reader):
         """Queue one row; a row with the same key is replaced."""
         table = TABLE_OF[type(record)]
         marks = ", ".join("?" * len(table.columns))
-        self._queue(f"INSERT OR REPLACE INTO {table.name} ({', '.join(table.columns)}) VALUES ({marks})", astuple(record))  # type: ignore[call-overload]
+        self._queue(f"INSERT OR REPLACE INTO {table.name} ({', '.join(table.columns)}) VALUES ({marks})", table.row(record))
 
     def update_run(self, run_id: str, **columns: Any) -> None:
         """Queue new values of some of a run's columns."""

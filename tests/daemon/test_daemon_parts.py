@@ -149,7 +149,7 @@ def test_an_artefact_of_another_observation_version_is_refused_by_name_and_versi
 
 
 def test_an_unknown_policy_is_told_with_the_known_ones(tmp_path):
-    with pytest.raises(ConfigurationError, match="'nonsense'.*default, hold, learned, rules"):
+    with pytest.raises(ConfigurationError, match=r"'nonsense'.*default, hold, learned, rules"):
         resolve_policy("nonsense", tmp_path)
 
 
