@@ -22,10 +22,10 @@ def outcome(kind: type[BaseException] | None, error: BaseException | None = None
 
 
 def _close_all() -> None:
-    # The interpreter leaves an uncaught exception here before it runs atexit functions.
-    kind = getattr(sys, "last_type", None)
+    # The interpreter leaves an uncaught exception here before it runs atexit functions; last_exc since Python 3.12.
+    error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
     for run in list(OPEN):
-        run.close(outcome(kind))
+        run.close(outcome(type(error) if error is not None else None, error))
 
 
 def _silence_all() -> None:

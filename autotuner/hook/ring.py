@@ -37,7 +37,7 @@ MAX_CAPACITY = 1 << 20
 
 _HEADER = struct.Struct("<8sIIIQ")  # magic, version, record size, capacity, token of the ring
 _CRC = struct.Struct("<I")
-_SEQUENCE = struct.Struct("<Q")
+_LEADING = struct.Struct(f"<Q{RECORD_BYTES - 8}x")  # the sequence that a record begins with
 _CHUNK_RECORDS = 64
 _MAX_POSITIONS = 16
 
@@ -126,7 +126,8 @@ class RingReader:
         A record that is being written now is newer than all intact ones, so it is not counted but read next time.
         """
         data = self._slots(0, self.capacity)
-        newest = max((number for number in _leading_sequences(data, 0) if self._find(data, number)), default=0)
+        candidates = sorted(_leading_sequences(data, 0), reverse=True)
+        newest = next((number for number in candidates if self._find(data, number)), 0)
         found = []
         for number in range(max(self.sequence, newest - self.capacity) + 1, newest + 1):
             # The second look is for a slot that was read above just before its record was written.
@@ -199,7 +200,7 @@ def _writer(ring: memoryview, capacity: int, numbers: Iterator[int], kind: int, 
 
 
 def _leading_sequences(data: bytes, offset: int) -> Iterator[int]:
-    return (_SEQUENCE.unpack_from(data, place)[0] for place in range(offset, len(data), RECORD_BYTES))
+    return (number for (number,) in _LEADING.iter_unpack(data[offset:]))
 
 
 def _pack_header(capacity: int) -> bytes:
