@@ -1,0 +1,185 @@
+"""Scripted schedules: the arms that a person would plan, and the one that is planned in hindsight."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autotuner.controller.actions import ACTION_COUNT, HOLD, action_index
+from autotuner.controller.hold import Hold
+from autotuner.controller.learned import Learned
+from autotuner.controller.policy import Policy
+from autotuner.controller.rules import Rules
+from autotuner_envs.scenario import Scenario
+from autotuner_envs.simulator import START_TIME
+from autotuner_envs.training_run import TrainingRun
+
+Chooser = Callable[[TrainingRun, np.ndarray, np.ndarray], int]
+"""Environment, observation and mask to an action."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where the knobs should stand as a function of the budget used; each decision moves one knob one position."""
+
+    coarse_until: float = 0.0
+    """Share of the budget at the lowest resolution."""
+    distill_from: tuple[float, ...] = (0.70, 0.85)
+    """Shares of the budget from which stages 1, 2, ... are due; empty never distills."""
+    pace: float = 1.0
+    lr_scale: float = 1.0
+    sampling_steps: float = 4.0
+
+    def __call__(self, env: TrainingRun, observation: np.ndarray, mask: np.ndarray) -> int:
+        """The first legal move towards where the knobs should stand."""
+        used = env.simulator.elapsed / env.scenario.budget_seconds
+        wishes = {
+            "distill": float(sum(used >= start for start in self.distill_from)),
+            "resolution": 0.0 if used < self.coarse_until else 1e9,
+            "micro_batch": 1e9,
+            "sampling_steps": self.sampling_steps,
+            "pace": self.pace,
+            "lr_scale": self.lr_scale,
+        }
+        for i, knob in enumerate(env.scenario.declaration.knobs):
+            if knob.name not in wishes:
+                continue
+            wanted = min(range(len(knob.values)), key=lambda p: abs(knob.values[p] - wishes[knob.name]))
+            step = (wanted > env.loop.positions[i]) - (wanted < env.loop.positions[i])
+            if step and mask[action_index(knob.name, step)]:
+                return action_index(knob.name, step)
+        return HOLD
+
+
+HAND_TUNED = Schedule(distill_from=(0.70, 0.73))
+"""Full resolution, the largest micro-batch, cheap previews, and the last stage of distillation for the end of the budget."""
+PROGRESSIVE = Schedule(coarse_until=0.1)
+"""Progressive resizing: lowest resolution for a tenth of the budget; two stages of distillation at its end."""
+
+PLANS: tuple[Schedule, ...] = tuple(
+    Schedule(coarse, distill, pace, sampling_steps=4.0)
+    for coarse, distill, pace in itertools.product(
+        (0.0, 0.05, 0.1, 0.2), ((0.70, 0.85), (0.60, 0.62), (0.75, 0.77), (0.85, 0.87)), (1.0, 0.8)
+    )
+)
+
+
+def of_policy(policy: Policy) -> Chooser:
+    """A product policy as a chooser."""
+    return lambda env, observation, mask: (
+        policy.choose(tuple(float(x) for x in observation), tuple(bool(x) for x in mask)).action
+    )
+
+
+def random_legal(seed: int) -> Chooser:
+    """Draws among the legal actions, hold included."""
+    random = np.random.default_rng(seed)
+    return lambda env, observation, mask: int(random.choice(np.flatnonzero(mask)))
+
+
+def constant(action: int) -> Chooser:
+    """Wishes the same action whenever it is legal: each extreme of a knob."""
+    if not 0 <= action < ACTION_COUNT:
+        raise ValueError(f"action {action}; allowed: 0 to {ACTION_COUNT - 1}")
+    return lambda env, observation, mask: action if mask[action] else HOLD
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one episode went."""
+
+    reward: float
+    seconds_to_target: float
+    """Censored at the budget."""
+    budget_seconds: float
+    reached: bool
+    held_out_loss: float
+    quality: float
+    pressure_seconds_share: float
+    heat_seconds_share: float
+    out_of_memory: int
+    killed: bool
+    changes: int
+    terms: dict[str, float]
+
+
+def play(scenario: Scenario, chooser: Chooser) -> Outcome:
+    """One episode of ``scenario`` under ``chooser``."""
+    env = TrainingRun()
+    observation, _ = env.reset(seed=scenario.seed, options={"scenario": scenario})
+    totals: dict[str, float] = {}
+    reached, ended = _crossing(env, None), False
+    while not ended:
+        before = (env.simulator.elapsed, env.simulator.held_out_loss())
+        observation, _, ended, _, info = env.step(np.int64(chooser(env, observation, env.action_masks())))
+        for name, term in info["terms"].items():
+            totals[name] = totals.get(name, 0.0) + term
+        if reached is None:
+            reached = _crossing(env, before)
+    return _outcome(env, totals, reached)
+
+
+def _crossing(env: TrainingRun, before: tuple[float, float] | None) -> float | None:
+    """Seconds at which the held-out loss met the target, by linear interpolation within the interval."""
+    now, loss, target = env.simulator.elapsed, env.simulator.held_out_loss(), env.scenario.target
+    if loss > target:
+        return None
+    if before is None or before[1] <= loss:
+        return now
+    return before[0] + (now - before[0]) * (before[1] - target) / (before[1] - loss)
+
+
+def _outcome(env: TrainingRun, totals: dict[str, float], reached: float | None) -> Outcome:
+    state, budget = env.simulator.state, env.scenario.budget_seconds
+    return Outcome(
+        reward=sum(totals.values()),
+        seconds_to_target=budget if reached is None else reached,
+        budget_seconds=budget,
+        reached=reached is not None,
+        held_out_loss=env.simulator.held_out_loss(),
+        quality=env.simulator.quality(),
+        pressure_seconds_share=env.pressure_seconds / budget,
+        heat_seconds_share=env.heat_seconds / budget,
+        out_of_memory=state.out_of_memory,
+        killed=state.killed,
+        changes=sum(len(decision.changes) for decision in env.decisions),
+        terms=totals,
+    )
+
+
+def planned(scenario: Scenario, plans: Sequence[Schedule] = PLANS) -> Outcome:
+    """The oracle among schedules: every plan tried on the scenario itself, and the best one told."""
+    return max((play(scenario, plan) for plan in plans), key=lambda outcome: outcome.reward)
+
+
+_NAMED: dict[str, Callable[[], Chooser]] = {
+    "hold": lambda: of_policy(Hold()),
+    "rules": lambda: of_policy(Rules()),
+    "random": lambda: random_legal(0),
+    "hand": lambda: HAND_TUNED,
+}
+
+
+def chooser(name: str) -> Chooser:
+    """The chooser called ``name``, or the artefact in that directory."""
+    return _NAMED[name]() if name in _NAMED else of_policy(Learned.load(Path(name)))
+
+
+def decisions(scenario: Scenario, choose: Chooser) -> Iterator[str]:
+    """One line for each change of an episode, and one for its end."""
+    env = TrainingRun()
+    observation, _ = env.reset(seed=scenario.seed, options={"scenario": scenario})
+    told, total, ended = 0, 0.0, False
+    while not ended:
+        observation, gain, ended, _, _ = env.step(np.int64(choose(env, observation, env.action_masks())))
+        total += float(gain)
+        for decision in env.decisions[told:]:
+            if decision.changes:
+                yield f"{decision.time - START_TIME:7.1f} s  {decision.what:32s} {decision.why}"
+        told = len(env.decisions)
+    loss, target = env.simulator.held_out_loss(), scenario.target
+    yield f"{env.simulator.elapsed:7.1f} s  end: reward {total:.2f}, held-out loss {loss:.4f} (target {target:.4f})"

@@ -1,0 +1,213 @@
+"""Recipe: MaskablePPO on simulated training runs, one file from top to bottom.
+
+``python -m autotuner_policies.train_maskable_ppo --seeds 0 1 2 --output policies/autotuner_policies/artifacts/default``
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from autotuner_envs.scenarios import SEEDS, families, frozen
+from autotuner_envs.schedules import HAND_TUNED, Chooser, Schedule, of_policy, play
+from autotuner_envs.training_run import TrainingRun
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import get_action_masks
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from autotuner.controller.learned import Learned
+from autotuner.controller.rules import Rules
+from autotuner_policies.export import arrays_of, versions, write
+
+
+@dataclass(frozen=True)
+class Args:
+    """Every setting of the recipe."""
+
+    output: Path = Path("artifacts/draft")
+    """Where the artefact of the chosen seed goes."""
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds; the one with the best validation reward is exported."""
+    steps: int = 300_000
+    """Environment steps of each seed."""
+    environments: int = 8
+    """Simulated runs stepped side by side in this process."""
+    rollout: int = 256
+    """Steps of each environment between two updates."""
+    batch: int = 512
+    """Transitions of one gradient step."""
+    epochs: int = 6
+    """Passes over each rollout."""
+    learning_rate: float = 4e-4
+    """Adam's rate at the start; it falls linearly to a twentieth."""
+    gamma: float = 0.995
+    """Discount: a horizon of 200 decisions, three times an episode, so that what a phase at low resolution costs now and pays
+    ten decisions later is weighed nearly in full."""
+    gae_lambda: float = 0.95
+    """Generalised advantage estimation's mix of bias and variance."""
+    entropy: float = 0.005
+    """Weight of the entropy bonus."""
+    clip: float = 0.2
+    """PPO's clipping range."""
+    hidden: int = 64
+    """Width of both hidden layers."""
+    clone: str = "none"
+    """Policy to imitate before training: none, rules, hand or plain (two distillation stages at the end, nothing else)."""
+    clone_episodes: int = 60
+    """Episodes of the imitated policy."""
+    validation: int = 4
+    """Validation scenarios of each family that choose the seed."""
+
+
+def parse(arguments: Sequence[str]) -> Args:
+    """Flags to Args: one flag for each field."""
+    parser = argparse.ArgumentParser(prog="autotuner_policies.train_maskable_ppo", description=__doc__)
+    defaults = Args()
+    for field in fields(Args):
+        default = getattr(defaults, field.name)
+        kind = type(default)
+        if kind is tuple:
+            parser.add_argument(f"--{field.name}", type=int, nargs="+", default=list(default))
+        else:
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=default)
+    values = vars(parser.parse_args(arguments))
+    return Args(**{**values, "seeds": tuple(values["seeds"])})
+
+
+def make_environment(seed: int) -> TrainingRun:
+    """One environment of the training split, with its own stream of scenarios."""
+    env = TrainingRun("train")
+    env.reset(seed=seed)
+    return env
+
+
+def build(args: Args, seed: int) -> MaskablePPO:
+    """An untrained model."""
+    vectorised = DummyVecEnv([lambda i=i: make_environment(1000 * seed + i) for i in range(args.environments)])
+    return MaskablePPO(
+        "MlpPolicy",
+        vectorised,
+        learning_rate=lambda left: args.learning_rate * max(left, 0.05),
+        n_steps=args.rollout,
+        batch_size=args.batch,
+        n_epochs=args.epochs,
+        gamma=args.gamma,
+        gae_lambda=args.gae_lambda,
+        clip_range=args.clip,
+        ent_coef=args.entropy,
+        policy_kwargs={"net_arch": {"pi": [args.hidden] * 2, "vf": [args.hidden] * 2}, "activation_fn": torch.nn.Tanh},
+        seed=seed,
+        device="cpu",
+    )
+
+
+TEACHERS: dict[str, Chooser] = {"rules": of_policy(Rules()), "hand": HAND_TUNED, "plain": Schedule()}
+
+
+def demonstrations(teacher: Chooser, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Observations, masks and actions of a teacher on training scenarios."""
+    env = TrainingRun("train")
+    observations, masks, actions = [], [], []
+    for episode in range(episodes):
+        observation, _ = env.reset(seed=seed + episode)
+        ended = False
+        while not ended:
+            mask = env.action_masks()
+            action = teacher(env, observation, mask)
+            observations.append(observation)
+            masks.append(mask)
+            actions.append(action)
+            observation, _, ended, _, _ = env.step(np.int64(action))
+    return np.stack(observations), np.stack(masks), np.asarray(actions)
+
+
+def clone(model: MaskablePPO, teacher: Chooser, args: Args, seed: int) -> float:
+    """Fit the policy head to a teacher by cross-entropy; returns the last mean loss."""
+    observations, masks, actions = demonstrations(teacher, args.clone_episodes, 500_000 + seed)
+    optimizer = torch.optim.Adam(model.policy.parameters(), lr=1e-3)
+    random = np.random.default_rng(seed)
+    loss = torch.zeros(())
+    for _ in range(8):
+        for part in np.array_split(random.permutation(len(actions)), max(1, len(actions) // 256)):
+            _, likelihood, entropy = model.policy.evaluate_actions(
+                torch.as_tensor(observations[part]), torch.as_tensor(actions[part]), action_masks=masks[part]
+            )
+            loss = -likelihood.mean() - 0.01 * entropy.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return float(loss.detach())
+
+
+def validate(model: MaskablePPO, count: int) -> float:
+    """Mean reward of the greedy policy on the frozen validation scenarios."""
+
+    def choose(env: TrainingRun, observation: np.ndarray, mask: np.ndarray) -> int:
+        action, _ = model.predict(observation, action_masks=mask, deterministic=True)
+        return int(action)
+
+    return float(np.mean([play(scenario, choose).reward for scenario in frozen("validation", count)]))
+
+
+def train(args: Args, seed: int) -> tuple[MaskablePPO, dict[str, Any]]:
+    """One seed: clone if asked, learn, validate."""
+    started = time.monotonic()
+    model = build(args, seed)
+    if args.clone != "none":
+        clone(model, TEACHERS[args.clone], args, seed)
+    model.learn(args.steps)
+    seconds = time.monotonic() - started
+    facts = {
+        "seed": seed,
+        "steps": args.steps,
+        "seconds": round(seconds, 1),
+        "validation_reward": round(validate(model, args.validation), 4),
+    }
+    print(facts, flush=True)
+    return model, facts
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train every seed, export the one that validates best."""
+    args = parse(arguments)
+    torch.set_num_threads(1)
+    trained = [train(args, seed) for seed in args.seeds]
+    model, best = max(trained, key=lambda pair: pair[1]["validation_reward"])
+    facts = {
+        "recipe": "train_maskable_ppo",
+        "command": "python -m autotuner_policies.train_maskable_ppo " + " ".join(arguments),
+        "settings": {field.name: getattr(args, field.name) for field in fields(Args) if field.name not in ("output", "seeds")},
+        "training_seeds": [facts for _, facts in trained],
+        "chosen_seed": best["seed"],
+        "split": {split: {"families": list(families(split)), "first_seed": SEEDS[split]} for split in SEEDS},
+        "versions": versions(),
+    }
+    directory = write(args.output, args.output.name, arrays_of(model), facts)
+    check_export(model, directory)
+    print(f"wrote {directory}")
+
+
+def check_export(model: MaskablePPO, directory: Path) -> None:
+    """The runtime must choose what torch chooses, or the artefact is not fit to ship."""
+    learned = Learned.load(directory)
+    env = TrainingRun("validation")
+    observation, _ = env.reset(seed=0)
+    for _ in range(40):
+        mask = get_action_masks(env)
+        action, _ = model.predict(observation, action_masks=mask, deterministic=True)
+        if learned.choose(observation.tolist(), mask.tolist()).action != int(action):
+            raise RuntimeError(f"{directory}: the exported policy and torch disagree")
+        observation, _, ended, _, _ = env.step(np.int64(action))
+        if ended:
+            break
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,63 @@
+"""What is shipped: it loads, it says what it is, and its numbers are those of the committed reports."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from autotuner_policies.catalog import ARTEFACTS, load, shipped
+from autotuner_policies.evaluate import document_of
+from autotuner_policies.export import read_card, write_card
+
+from autotuner.controller.learned import Learned
+from autotuner.errors import ArtefactError
+
+RESULTS = Path(__file__).parents[2] / "policies" / "results"
+
+
+def test_every_shipped_artefact_loads():
+    assert ARTEFACTS / "default" in shipped()
+    for directory in shipped():
+        assert Learned.load(directory).name == directory.name
+
+
+@pytest.mark.parametrize("change", [{"observation_version": 0}, {"features": ["other"]}, {"actions": []}, {"sha256": "0" * 64}])
+def test_an_artefact_of_another_build_is_refused(tmp_path, change):
+    directory = tmp_path / "default"
+    shutil.copytree(ARTEFACTS / "default", directory)
+    write_card(directory, {**read_card(directory), **change})
+    with pytest.raises(ArtefactError):
+        Learned.load(directory)
+
+
+def test_an_absent_artefact_is_named(tmp_path):
+    with pytest.raises(ArtefactError, match="nowhere"):
+        load("nowhere", tmp_path)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_the_card_repeats_the_committed_report(split):
+    document = document_of((RESULTS / f"default_{split}.txt").read_text())
+    card = read_card(ARTEFACTS / "default")["results"][split]
+    assert document["split"] == split
+    assert card["learned_against"] == document["learned_against"]
+    for name, row in card["arms"].items():
+        assert row == document["arms"][name]
+
+
+def test_the_card_says_against_whom_it_loses():
+    card = read_card(ARTEFACTS / "default")
+    arms = card["results"]["validation"]["arms"]
+    own = arms["learned"]["mean_reward"]
+    for name in card["beats"]:
+        assert own > arms[name]["mean_reward"]
+    for name in card["loses_to"]:
+        assert own <= arms[name]["mean_reward"]
+    assert set(card["beats"]) | set(card["loses_to"]) == set(arms) - {"random", "learned"}
+    assert card["default_wins"] == (own > max(arms["hold"]["mean_reward"], arms["rules"]["mean_reward"]))
+
+
+def test_the_card_is_plain_json_without_a_path_of_a_machine():
+    text = (ARTEFACTS / "default" / "card.json").read_text()
+    assert json.loads(text)["recipe"] == "train_maskable_ppo"
+    assert str(Path(__file__).parents[2]) not in text
