@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 _SLUG_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.")
 _SLUG_LENGTH = 64
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENODEV, errno.ENOTSUP, errno.ENOSYS)  # by this file system
 
 
 def slug(name: str) -> str:
@@ -47,9 +49,13 @@ def map_new_file(path: str | os.PathLike[str], size: int) -> mmap.mmap:
 def allocate(descriptor: int, size: int) -> None:
     """Give the file ``size`` bytes that exist on the disk; raises OSError (ENOSPC, EDQUOT, EFBIG) when it cannot."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
-        os.posix_fallocate(descriptor, 0, size)
-        return
-    zeros = bytes(min(size, 1 << 16))
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+    zeros = bytes(1 << 16)
     written = 0
     while written < size:
         written += os.pwrite(descriptor, zeros[: size - written], written)

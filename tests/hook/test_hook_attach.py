@@ -240,12 +240,26 @@ def test_a_state_directory_without_permission_turns_the_hook_off(start, monkeypa
     check_it_does_nothing(run)
 
 
-def test_without_fallocate_the_file_is_filled_with_zeros(tmp_path, monkeypatch):
-    monkeypatch.delattr(files.os, "posix_fallocate", raising=False)
-    mapped = files.map_new_file(tmp_path / "file", 200_000)
-    assert mapped[:] == bytes(200_000)
-    status = (tmp_path / "file").stat()
+def not_supported(*arguments):
+    raise OSError(errno.ENOTSUP, "Operation not supported")
+
+
+@pytest.fixture(params=["fallocate", "no fallocate", "not on this file system"])
+def fallocate(request, monkeypatch):
+    """The ways in which a system can offer to allocate blocks."""
+    if request.param == "no fallocate":
+        monkeypatch.delattr(files.os, "posix_fallocate", raising=False)
+    elif request.param == "not on this file system":
+        monkeypatch.setattr(files.os, "posix_fallocate", not_supported, raising=False)
+
+
+def test_a_new_file_has_its_blocks_before_anything_is_stored(tmp_path, fallocate):
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    files.allocate(descriptor, 200_000)
+    status = os.fstat(descriptor)
+    os.close(descriptor)
     assert status.st_blocks * 512 >= status.st_size == 200_000
+    assert (tmp_path / "file").read_bytes() == bytes(200_000)
 
 
 def test_a_failed_replacement_leaves_the_old_text_and_no_litter(tmp_path, monkeypatch):
