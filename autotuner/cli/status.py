@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     address = read_address(state)
     document = ask(address) if address else None
     if document is None:
-        return _from_journal(state, arguments.json)
+        why = f"the daemon (pid {address.pid}) does not answer" if address else f"no daemon is running for {state}"
+        return _from_journal(state, why, arguments.json)
     if arguments.json:
         print(json.dumps(document, indent=1))
     else:
@@ -125,13 +126,13 @@ def _knob_note(knob: dict[str, Any]) -> str:
     return ", ".join(filter(None, (asked, "pinned" if knob["pinned"] else "")))
 
 
-def _from_journal(state: Path, as_json: bool) -> int:
+def _from_journal(state: Path, why: str, as_json: bool) -> int:
     with Reader(journal_path(state)) as journal:
         runs = journal.runs(last=RUNS_SHOWN)
     if as_json:
-        print(json.dumps({"status": "no daemon", "runs": [_without_declaration(run) for run in runs]}, indent=1))
+        print(json.dumps({"status": why, "runs": [_without_declaration(run) for run in runs]}, indent=1))
         return OK
-    print(f"no daemon is running for {state}; this is the journal's record", file=sys.stderr)
+    print(f"{why}; this is the journal's record", file=sys.stderr)
     head = ("RUN", "STATE", "STARTED", "STEP", "LOSS", "HELD-OUT", "MEMORY", "POLICY")
     rows = [
         (

@@ -81,9 +81,9 @@ def _recall(run: MonitoredRun, row: RunRecord | None, history: list[Record], mom
         time = moment.monotonic_at(evaluation.time_unix)
         if time < first:
             run.loop.feed(_evaluation(evaluation, time))
-    if past:
-        (oldest,) = run.journal.telemetry(run.run_id)[:1]
-        run.loop.window.first_time = moment.monotonic_at(oldest.time_unix)
+    began = run.journal.first_telemetry_unix(run.run_id)
+    if began is not None:
+        run.loop.window.first_time = moment.monotonic_at(began)
 
 
 def _in_force(run: MonitoredRun, row: RunRecord | None, past: list[TelemetryRecord], history: list[Record]) -> Revision | None:

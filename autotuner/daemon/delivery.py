@@ -28,18 +28,26 @@ def decide(run: MonitoredRun, mode: str, moment: Moment) -> None:
 
 
 def hold_pinned_values(run: MonitoredRun, pins: list[PinRecord], moment: Moment) -> None:
-    """Deliver the value that a person pinned a knob to, once it differs from what is in force."""
+    """Deliver, once, the value that a person pinned a knob to."""
     for pin in pins:
-        if pin.value is None or run.loop.pending:
+        if pin.value is None or run.loop.pending or pin in run.tried_pins:
             continue
         i = run.loop.window.index[pin.knob]
         position = run.declaration.knobs[i].values.index(pin.value)
-        if position == run.loop.positions[i]:
-            continue
-        decision = run.loop.force(pin.knob, position, "pinned", moment.now)
-        run.last_decision = decision
-        run.journal.write(_decision_record(run.run_id, decision, "act", moment))
-        deliver(run, decision, moment)
+        if position != run.loop.positions[i]:
+            _force(run, pin, position, moment)
+
+
+def _force(run: MonitoredRun, pin: PinRecord, position: int, moment: Moment) -> None:
+    decision = run.loop.force(pin.knob, position, "pinned", moment.now)
+    run.last_decision = decision
+    run.journal.write(_decision_record(run.run_id, decision, "act", moment))
+    if decision.vetoed:
+        run.vetoes[decision.vetoed] += 1
+        run.log.warning("pin_not_possible", knob=pin.knob, value=pin.value, why=decision.why)
+    deliver(run, decision, moment)
+    if decision.vetoed or run.loop.pending:  # otherwise the journal failed: the next tick tries again
+        run.tried_pins.add(pin)
 
 
 def deliver(run: MonitoredRun, decision: Decision, moment: Moment) -> None:

@@ -11,6 +11,9 @@ from autotuner.daemon.run_files import DECLARATION, read_declaration
 from autotuner.errors import AutotunerError
 from autotuner.messages import Declaration
 
+FILE_CLOCK_SECONDS = 2.0
+"""The coarsest clock of a file system that we may meet."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -31,7 +34,7 @@ class Discovery:
         self._seen_at = -1
         self._half_made = False
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self, unix: float) -> Iterator[Found]:
         """New run directories. Cheap when nothing was added: one ``stat``."""
         try:
             changed_at = os.stat(self.runs_directory).st_mtime_ns
@@ -41,7 +44,9 @@ class Discovery:
                 names = sorted(entry.name for entry in entries if entry.name not in self._settled and entry.is_dir())
         except OSError:
             return  # no run has been made yet
-        self._seen_at, self._half_made = changed_at, False
+        # A directory made in the same tick of the file system's clock would not show in the time of change.
+        settled = abs(unix - changed_at * 1e-9) > FILE_CLOCK_SECONDS
+        self._seen_at, self._half_made = changed_at if settled else -1, False
         for name in names:
             yield from self._look(self.runs_directory / name)
 

@@ -44,6 +44,10 @@ class MonitoredRun:
         self.log = get_log().bind(run=declaration.run_id)
         self.pins: list[PinRecord] = []
         """Pins that hold a value."""
+        self.tried_pins: set[PinRecord] = set()
+        """Pins whose value was asked for once: what guard or script refuse is not asked for again."""
+        self.latest: RunSnapshot | None = None
+        """The last tick's snapshot."""
         self.goodbye: Goodbye | None = None
         self.ended_at: float | None = None
         self.outcome = ""

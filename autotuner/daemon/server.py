@@ -106,7 +106,7 @@ class Daemon:
         """Look at everything once, decide what is due, write it down, and show it."""
         began = time.perf_counter()
         machine = self._machine.sample(moment.now)
-        for found in self._discovery.scan():
+        for found in self._discovery.scan(moment.unix):
             self._take_up(found, machine, moment)
         self._thaw()
         self._reread_pins()
@@ -157,18 +157,25 @@ class Daemon:
             files.close()
             self._discovery.forget(found.directory.name)
             return
+            return
+        except Exception:
+            self._log.exception("run_given_up", run=found.directory.name)
+            files.close()
+            return
         self.live[run.run_id] = run
 
     def _guarded(self, run: MonitoredRun, machine: MachineState, moment: Moment) -> None:
         """One run's fault must not cost the others their daemon: it is told, and the run goes on without guidance."""
         try:
-            self._follow(run, machine, moment)
-        except JournalError as error:
-            self._freeze(error)
+            try:
+                self._follow(run, machine, moment)
+            except JournalError as error:
+                self._freeze(error)
+            run.latest = run.snapshot(moment.now)
         except Exception:
             run.log.exception("run_given_up")
             run.files.close()
-            del self.live[run.run_id]
+            self.live.pop(run.run_id, None)
 
     def _follow(self, run: MonitoredRun, machine: MachineState, moment: Moment) -> None:
         run.listen(moment)
@@ -239,7 +246,7 @@ class Daemon:
             policy=self._policy.name, machine=machine,
             tick_seconds=tick_seconds, tick_interval_seconds=self.config.tick_seconds,
             sensors=tuple(SensorSnapshot(s.name, s.source, s.up, s.seconds, s.age_seconds, s.reason) for s in statuses),
-            runs=tuple(run.snapshot(moment.now) for run in runs), journal_bytes=self.journal.size_bytes(),
+            runs=tuple(run.latest for run in runs if run.latest is not None), journal_bytes=self.journal.size_bytes(),
             problems=tuple(filter(None, (self.frozen and f"nothing is changed: {self.frozen}", self._policy_problem))),
         )  # fmt: skip
 

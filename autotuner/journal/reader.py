@@ -88,6 +88,14 @@ class Reader:
         """One row a tick that had a new sample."""
         return self._select(TelemetryRecord, "run_id = ? AND time_unix >= ?", (run_id, since_unix), "time_unix", last)
 
+    def first_telemetry_unix(self, run_id: str) -> float | None:
+        """When the oldest telemetry row of a run was written; None without any."""
+        try:
+            (oldest,) = self._connection.execute("SELECT min(time_unix) FROM telemetry WHERE run_id = ?", (run_id,)).fetchone()
+        except sqlite3.Error as error:
+            raise JournalError(f"journal {self.path}: {error}") from None
+        return None if oldest is None else float(oldest)
+
     def evaluations(self, run_id: str) -> list[EvaluationRecord]:
         """Held-out measurements of one run."""
         return self._select(EvaluationRecord, "run_id = ?", (run_id,), "time_unix")

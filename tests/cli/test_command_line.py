@@ -31,8 +31,8 @@ RUN = RunRecord(
 )  # fmt: skip
 CHANGE = ChangeRecord(
     "cats-1", 1, "micro_batch", 2, 1, 32.0, 16.0, "memory_high", "micro_batch 32 to 16", "memory is nearly full", "rules",
-    1010.0, predicted_bytes=2.5 * 2**30, state="observed", delivered_unix=1010.0, acknowledged_unix=1011.5, observed_unix=1030.0,
-    step=57, images_per_second_before=812.0, images_per_second_after=640.0,
+    1010.0, predicted_bytes=2.5 * 2**30, state="observed", delivered_unix=1010.0, acknowledged_unix=1011.5,
+    observed_unix=1030.0, step=57, images_per_second_before=812.0, images_per_second_after=640.0,
     peak_bytes_before=3.0 * 2**30, peak_bytes_after=2.0 * 2**30,
 )  # fmt: skip
 

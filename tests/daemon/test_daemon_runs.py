@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 
 from autotuner.errors import JournalError
 from autotuner.journal import Journal, PinRecord, Reader, model_key
+from autotuner.knobs import declare
 from autotuner.messages import FLAG_OUT_OF_MEMORY
 from tests.suites.fake_run import GIB, FakeMachine, FakeRun
 from tests.suites.hand_driven_daemon import UNIX, Wishes, at, kill, start_daemon
@@ -147,6 +149,60 @@ def test_a_pin_from_outside_is_followed_within_a_tick(daemon, cats):
         outside.release("cats-1", "micro_batch")
     daemon.tick(at(1.5))
     assert not daemon.live["cats-1"].loop.pinned
+
+
+def pinned_to(daemon, value, now):
+    with Journal(daemon.journal.path) as outside:
+        outside.pin(PinRecord("cats-1", "micro_batch", value, "you", UNIX + now))
+
+
+def test_a_pinned_value_that_the_script_refuses_is_asked_for_once(daemon, cats):
+    daemon._policy = Wishes("pace", 1)
+    daemon.tick(at(0.5))
+    pinned_to(daemon, 64.0, 0.5)
+    cats.train(0.0, 1.0)
+    daemon.tick(at(1.0))
+    cats.refuse(1.1)
+    for now in (2.0, 3.0, 4.0):
+        daemon.tick(at(now))
+    assert states(daemon) == ["refused"]
+    pinned_to(daemon, 16.0, 4.0)
+    daemon.tick(at(5.0))
+    assert states(daemon) == ["refused", "delivered"]
+
+
+def test_a_pinned_value_that_the_guard_refuses_is_told_once(tmp_path, monkeypatch):
+    knobs = (declare("micro_batch", 32, [8, 16, 32, 64]), declare("resolution", 64, [32, 64]))
+    cats = FakeRun(tmp_path, knobs=knobs)
+    cats.declare(replace(cats.declaration, max_pixels=32 * 64 * 64))
+    daemon = start_daemon(tmp_path, monkeypatch, policy=Wishes("pace", 1))
+    daemon.tick(at(0.5))
+    pinned_to(daemon, 64.0, 0.5)
+    cats.train(0.0, 1.0)
+    with capture_logs() as logs:
+        for now in (1.0, 2.0, 3.0):
+            daemon.tick(at(now))
+    assert [log["why"] for log in logs if log["event"] == "pin_not_possible"] == [
+        "refused: micro_batch x resolution^2 would exceed the script's own limit"
+    ]
+    assert states(daemon) == []
+    kill(daemon)
+
+
+def test_a_pin_waits_for_a_journal_that_can_be_written(daemon, cats, monkeypatch):
+    daemon._policy = Wishes("pace", 1)
+    daemon.tick(at(0.5))
+    pinned_to(daemon, 8.0, 0.5)
+
+    def full(changes):
+        raise JournalError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(daemon.journal, "intend", full)
+        daemon.tick(at(1.0))
+    assert cats.asked() is None
+    daemon.tick(at(2.0))
+    assert cats.asked().positions == (0, 2)
 
 
 def test_mode_observe_decides_and_delivers_nothing(tmp_path, monkeypatch, cats):
@@ -319,6 +375,44 @@ def test_a_defect_in_one_run_leaves_the_others_guided(tmp_path, daemon, cats, mo
     assert [log["run"] for log in logs if log["event"] == "run_given_up"] == ["cats-1"]
     assert dogs.asked() is not None
     assert list(daemon.live) == ["dogs-1"]
+
+
+def test_a_run_that_cannot_be_taken_up_costs_only_itself(tmp_path, daemon, cats, monkeypatch):
+    dogs = FakeRun(tmp_path, "dogs-1")
+
+    def broken(run, *arguments):
+        if run.run_id == "cats-1":
+            raise ZeroDivisionError
+
+    monkeypatch.setattr("autotuner.daemon.adoption._replay", broken)
+    with capture_logs() as logs:
+        daemon.tick(at(1.0))
+        daemon.tick(at(2.0))
+    assert [log["run"] for log in logs if log["event"] == "run_given_up"] == ["cats-1"]
+    assert list(daemon.live) == [dogs.declaration.run_id]
+
+
+def test_a_run_made_in_the_same_moment_as_the_last_look_is_not_missed(tmp_path, daemon, cats):
+    runs = tmp_path / "runs"
+    now = runs.stat().st_mtime - UNIX
+    daemon.tick(at(now))
+    before = runs.stat()
+    dogs = FakeRun(tmp_path, "dogs-1")
+    os.utime(runs, ns=(before.st_atime_ns, before.st_mtime_ns))
+    daemon.tick(at(now + 1.0))
+    assert dogs.declaration.run_id in daemon.live
+
+
+def test_nothing_is_listed_while_the_directory_of_runs_stays_as_it_is(tmp_path, daemon, cats, monkeypatch):
+    now = (tmp_path / "runs").stat().st_mtime - UNIX + 10.0
+    daemon.tick(at(now))
+
+    def listed(path):
+        raise AssertionError("listed again")
+
+    monkeypatch.setattr("autotuner.daemon.discovery.os.scandir", listed)
+    daemon.tick(at(now + 1.0))
+    assert list(daemon.live) == ["cats-1"]
 
 
 def test_a_rewritten_declaration_is_taken_over_with_its_model_and_trial(daemon, cats):
