@@ -1,21 +1,18 @@
-"""Runs from discovery to end, tick by tick."""
+"""Runs from discovery to effect, tick by tick."""
 
 import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
 from autotuner.errors import JournalError
-from autotuner.journal import Journal, PinRecord, Reader, model_key
+from autotuner.journal import Journal, PinRecord, model_key
 from autotuner.knobs import declare
-from autotuner.messages import FLAG_OUT_OF_MEMORY
-from tests.suites.fake_run import GIB, FakeMachine, FakeRun
+from tests.suites.fake_run import GIB, FakeRun
 from tests.suites.hand_driven_daemon import UNIX, Wishes, at, kill, start_daemon
 
 
@@ -241,157 +238,6 @@ def test_every_live_page_gets_a_heartbeat_at_every_tick(daemon, cats):
     assert (heartbeat.time, heartbeat.mode) == (2.0, "act")
 
 
-@pytest.mark.parametrize(("outcome", "word"), [(0, "finished"), (1, "interrupted"), (2, "failed"), (77, "failed")])
-def test_a_goodbye_ends_the_run_with_its_own_word(daemon, cats, outcome, word):
-    cats.train(0.0, 4.0, loss=0.25)
-    cats.evaluate(4.0, 0.125)
-    cats.goodbye(4.2, outcome)
-    daemon.tick(at(5.0))
-    (run,) = daemon.journal.runs()
-    assert (run.outcome, run.ended_unix, run.step) == (word, UNIX + 4.2, 9)
-    assert (run.final_held_out_loss, run.best_held_out_loss, run.loss, run.peak_bytes) == (0.125, 0.125, 0.25, GIB)
-    assert run.last_values == {"micro_batch": 32.0, "pace": 1.0}
-    assert [run.state for run in daemon.snapshot.runs] == ["ended"]
-    daemon.tick(at(1000.0))
-    assert daemon.snapshot.runs == ()
-
-
-def test_the_end_of_a_run_is_told_to_whoever_waits_for_it(daemon, cats):
-    ended = []
-    daemon._ended = lambda: ended.append("now")
-    daemon.tick(at(1.0))
-    cats.goodbye(2.0)
-    daemon.tick(at(2.0))
-    daemon.tick(at(3.0))
-    assert ended == ["now"]
-
-
-def dead_process():
-    process = subprocess.Popen([sys.executable, "-c", "pass"])
-    process.wait()
-    return process.pid
-
-
-def kill_cats(tmp_path, daemon, run):
-    run.declare(replace(run.declaration, pid=dead_process()))
-    daemon.live["cats-1"].declaration = run.declaration
-
-
-def test_a_run_killed_without_pressure_is_told_and_not_quarantined(tmp_path, daemon, cats):
-    cats.train(0.0, 4.0)
-    daemon.tick(at(4.0))
-    kill_cats(tmp_path, daemon, cats)
-    daemon.tick(at(5.0))
-    (run,) = daemon.journal.runs()
-    assert run.outcome == "killed"
-    assert daemon.journal.quarantine() == []
-
-
-def test_a_reused_pid_is_another_process(daemon, cats):
-    daemon.tick(at(1.0))
-    run = daemon.live["cats-1"]
-    run.declaration = replace(run.declaration, pid_start=run.declaration.pid_start + 1)
-    daemon.tick(at(2.0))
-    assert daemon.journal.runs()[0].outcome == "killed"
-
-
-def test_a_run_killed_with_memory_almost_full_quarantines_its_values(tmp_path, monkeypatch, cats):
-    daemon = start_daemon(
-        tmp_path, monkeypatch, policy=Wishes("pace", -1), machine=FakeMachine(memory_available_bytes=GIB // 8)
-    )
-    cats.train(0.0, 1.0)
-    daemon.tick(at(1.0))
-    kill_cats(tmp_path, daemon, cats)
-    daemon._machine = FakeMachine()  # its memory is free again: only the time before counts
-    daemon.tick(at(2.0))
-    (record,) = daemon.journal.quarantine(model_key(cats.declaration))
-    assert record.values == {"micro_batch": 32.0, "pace": 1.0}
-    assert "89 %" in record.why
-    again = FakeRun(tmp_path, "cats-2")
-    daemon.tick(at(3.0))
-    assert daemon.live["cats-2"].loop.guard.quarantine == {again.declaration.start}
-    kill(daemon)
-
-
-def test_an_out_of_memory_report_before_the_end_is_enough_to_quarantine(tmp_path, monkeypatch, cats):
-    daemon = start_daemon(tmp_path, monkeypatch, policy=Wishes("pace", -1))
-    cats.sample(1.0, flags=FLAG_OUT_OF_MEMORY)
-    daemon.tick(at(1.0))
-    cats.goodbye(2.0, outcome=2)
-    daemon.tick(at(2.0))
-    (record,) = daemon.journal.quarantine()
-    assert "out of memory" in record.why
-    kill(daemon)
-
-
-def test_a_run_directory_deleted_under_it_ends_the_run_and_not_the_daemon(daemon, cats):
-    daemon.tick(at(1.0))
-    shutil.rmtree(cats.directory)
-    daemon.tick(at(2.0))
-    assert daemon.journal.runs()[0].outcome == "vanished"
-
-
-def test_a_run_directory_deleted_while_no_daemon_ran_is_an_ended_run(tmp_path, monkeypatch, cats):
-    first = start_daemon(tmp_path, monkeypatch)
-    first.tick(at(1.0))
-    first.stop(at(1.5))
-    shutil.rmtree(cats.directory)
-    second = start_daemon(tmp_path, monkeypatch, now=10.0)
-    assert second.journal.runs()[0].outcome == "vanished"
-    kill(second)
-
-
-@pytest.mark.parametrize("damage", [b"", b"rubbish" * 100, None], ids=["empty", "rubbish", "cut short"])
-def test_an_unreadable_ring_is_told_once_and_costs_only_its_own_run(tmp_path, daemon, cats, damage):
-    dogs = FakeRun(tmp_path, "dogs-1")
-    ring = cats.directory / "telemetry.ring"
-    ring.write_bytes(ring.read_bytes()[:1000] if damage is None else damage)
-    with capture_logs() as logs:
-        for now in (4.0, 6.0):
-            dogs.train(now - 2, now)
-            daemon.tick(at(now))
-    assert [log["run"] for log in logs if log["event"] == "run_files"] == ["cats-1"]
-    assert dogs.asked() is not None
-    assert set(daemon.live) == {"cats-1", "dogs-1"}
-
-
-def test_a_damaged_page_is_never_written_to(daemon, cats):
-    page = cats.directory / "knobs.page"
-    page.write_bytes(b"x" * 4096)
-    cats.train(0.0, 4.0)
-    daemon.tick(at(4.0))
-    assert page.read_bytes() == b"x" * 4096
-    assert daemon.live["cats-1"].files.problem
-    assert states(daemon) == []
-
-
-def test_a_defect_in_one_run_leaves_the_others_guided(tmp_path, daemon, cats, monkeypatch):
-    dogs = FakeRun(tmp_path, "dogs-1")
-    daemon.tick(at(0.5))
-    monkeypatch.setattr(daemon.live["cats-1"], "listen", lambda moment: 1 / 0)
-    dogs.train(0.0, 4.0)
-    with capture_logs() as logs:
-        daemon.tick(at(4.0))
-    assert [log["run"] for log in logs if log["event"] == "run_given_up"] == ["cats-1"]
-    assert dogs.asked() is not None
-    assert list(daemon.live) == ["dogs-1"]
-
-
-def test_a_run_that_cannot_be_taken_up_costs_only_itself(tmp_path, daemon, cats, monkeypatch):
-    dogs = FakeRun(tmp_path, "dogs-1")
-
-    def broken(run, *arguments):
-        if run.run_id == "cats-1":
-            raise ZeroDivisionError
-
-    monkeypatch.setattr("autotuner.daemon.adoption._replay", broken)
-    with capture_logs() as logs:
-        daemon.tick(at(1.0))
-        daemon.tick(at(2.0))
-    assert [log["run"] for log in logs if log["event"] == "run_given_up"] == ["cats-1"]
-    assert list(daemon.live) == [dogs.declaration.run_id]
-
-
 def test_a_run_made_in_the_same_moment_as_the_last_look_is_not_missed(tmp_path, daemon, cats):
     runs = tmp_path / "runs"
     now = runs.stat().st_mtime - UNIX
@@ -457,54 +303,3 @@ def test_a_decision_can_be_replayed_from_the_journal(daemon, cats):
     assert decision.mask[0] == "1"
     assert len(json.loads(decision.observation_json)) > 20
     assert json.loads(decision.positions_json) == [1, 2]
-
-
-def test_a_full_disk_delivers_nothing_and_keeps_the_daemon(daemon, cats, monkeypatch):
-    cats.train(0.0, 1.0)
-    daemon.tick(at(0.2))
-
-    def full(*arguments):
-        raise JournalError("journal x: database or disk is full")
-
-    with monkeypatch.context() as patch, capture_logs() as logs:
-        patch.setattr(daemon.journal, "commit", full)
-        for now in (4.0, 6.0, 8.0):
-            cats.train(now - 1.5, now)
-            daemon.tick(at(now))
-    assert cats.page.revision().number <= 1
-    assert daemon.snapshot.problems == ("nothing is changed: journal x: database or disk is full",)
-    assert len([log for log in logs if log["event"] == "frozen"]) == 1
-    assert cats.page.heartbeat().mode == "observe"
-    if cats.asked():
-        cats.acknowledge(8.5)
-    for now in (10.0, 12.0):
-        cats.train(now - 1.5, now)
-        daemon.tick(at(now))
-    assert not daemon.snapshot.problems
-    assert states(daemon)
-
-
-def test_an_intent_that_cannot_be_written_is_never_delivered(daemon, cats, monkeypatch):
-    cats.train(0.0, 4.0)
-
-    def full(changes):
-        raise JournalError("journal x: database or disk is full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(daemon.journal, "intend", full)
-        daemon.tick(at(4.0))
-    assert cats.asked() is None
-    assert states(daemon) == []
-    assert not daemon.live["cats-1"].loop.pending
-    cats.train(4.5, 6.0)
-    daemon.tick(at(6.0))
-    assert cats.asked().number == 1
-
-
-def test_a_run_that_ends_between_the_last_tick_and_the_stop_is_written_down(tmp_path, monkeypatch, cats):
-    daemon = start_daemon(tmp_path, monkeypatch)
-    daemon.tick(at(1.0))
-    cats.goodbye(1.2)
-    daemon.stop(at(1.5))
-    with Reader(daemon.journal.path) as journal:
-        assert journal.runs()[0].outcome == "finished"
