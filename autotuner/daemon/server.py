@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 from autotuner.config import Config
-from autotuner.controller.guard import GuardLimits
 from autotuner.daemon.address import Address, remove_address, write_address
-from autotuner.daemon.adoption import adopt, apply_pins
-from autotuner.daemon.delivery import decide, hold_pinned_values
-from autotuner.daemon.discovery import Discovery, Found
-from autotuner.daemon.ending import end, outcome_of
+from autotuner.daemon.discovery import Discovery
 from autotuner.daemon.lock import InstanceLock
 from autotuner.daemon.log import get_log
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.policies import resolve_policy, shipped_artefacts
-from autotuner.daemon.run_files import RunFiles
+from autotuner.daemon.roster import Roster
 from autotuner.daemon.runs import MonitoredRun
 from autotuner.daemon.snapshot import SensorSnapshot, Snapshot
 from autotuner.daemon.version import product_version
@@ -28,9 +24,6 @@ from autotuner.errors import JournalError
 from autotuner.journal import Journal, MachineRecord, journal_path
 from autotuner.messages import MachineState
 from autotuner.telemetry.registry import SensorStatus
-
-ENDED_SHOWN_SECONDS = 600.0
-"""An ended run stays on the status page for so long."""
 
 
 class Machine(Protocol):
@@ -63,14 +56,12 @@ class Daemon:
     def __init__(self, config: Config, machine: Machine, ended: Callable[[], None] = lambda: None) -> None:
         """``ended`` is called once for each run that has ended."""
         self.config = config
-        self.live: dict[str, MonitoredRun] = {}
         self.frozen = ""
         """Why nothing may be changed at the moment: the journal cannot be written."""
         self._machine = machine
         self._ended = ended
-        self._past: list[MonitoredRun] = []
         self._log = get_log()
-        self._limits = GuardLimits(changes_per_hour=config.changes_per_hour)
+        self._moved_aside = False
         self._web: WebServer | None = None
 
     def start(self, moment: Moment, serve: Serve | None = None) -> None:
@@ -81,11 +72,12 @@ class Daemon:
         state = self.config.state_directory
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         resolved = resolve_policy(self.config.policy, shipped_artefacts())
-        self._policy, self._policy_problem = resolved.policy, resolved.problem
+        self._policy_problem = resolved.problem
         self._lock = InstanceLock(state)
         try:
             self._start_unix, self._version = moment.unix, product_version()
             self.journal = Journal(journal_path(state), self._tell_moved_aside)
+            self.roster = Roster(self.config, resolved.policy, self.journal, self._freeze, self._ended)
             self._pins_version = self.journal.data_version()
             self._discovery = Discovery(state / "runs", self._ended_before(moment))
             self.snapshot = self._snapshot(self._machine.sample(moment.now), moment, 0.0)
@@ -96,40 +88,38 @@ class Daemon:
             self._lock.release()
             raise
         if resolved.problem:
-            self._log.warning("policy", in_use=self._policy.name, why=resolved.problem)
+            self._log.warning("policy", in_use=resolved.policy.name, why=resolved.problem)
         self._log.info(
-            "started", pid=os.getpid(), version=self._version, mode=self.config.mode, policy=self._policy.name,
+            "started", pid=os.getpid(), version=self._version, mode=self.config.mode, policy=resolved.policy.name,
             state_directory=str(state), port=self._web.port if self._web else 0,
         )  # fmt: skip
+
+    @property
+    def live(self) -> dict[str, MonitoredRun]:
+        """The live runs by id."""
+        return self.roster.live
 
     def tick(self, moment: Moment) -> None:
         """Look at everything once, decide what is due, write it down, and show it."""
         began = time.perf_counter()
         machine = self._machine.sample(moment.now)
         for found in self._discovery.scan(moment.unix):
-            self._take_up(found, machine, moment)
-        self._thaw()
+            if not self.roster.take_up(found, machine, moment):
+                self._discovery.forget(found.directory.name)
+        self._thaw(moment)
         self._reread_pins()
-        for run in tuple(self.live.values()):
-            self._guarded(run, machine, moment)
+        self.roster.follow(machine, moment, frozen=bool(self.frozen))
         if self.live:
             self.journal.write(_machine_record(machine, moment))
         self._commit()
-        self._past = [run for run in self._past if moment.now - (run.ended_at or 0.0) < ENDED_SHOWN_SECONDS]
         self.snapshot = self._snapshot(machine, moment, time.perf_counter() - began)
 
     def stop(self, moment: Moment) -> None:
         """Write down who has ended since the last tick, leave every other run as it is, and release everything."""
-        for run in tuple(self.live.values()):
-            with contextlib.suppress(JournalError):
-                run.listen(moment)
-                if outcome := outcome_of(run):
-                    self._see_off(run, outcome, moment)
+        self.roster.close(moment)
         if self._web is not None:
             remove_address(self.config.state_directory)
             self._web.close()
-        for run in self.live.values():
-            run.files.close()
         with contextlib.suppress(JournalError):  # told already by the ticks
             self.journal.close()
         self._log.info("stopped", live_runs=len(self.live))
@@ -143,71 +133,12 @@ class Daemon:
         self.journal.commit()
         return {run.run_id for run in self.journal.runs(live=False)}
 
-    def _take_up(self, found: Found, machine: MachineState, moment: Moment) -> None:
-        if found.declaration is None:
-            self._log.warning("run_ignored", directory=found.directory.name, why=found.problem)
-            return
-        files, interval = RunFiles(found.directory), self.config.decision_seconds or None
-        try:
-            run = adopt(
-                found.declaration, files, self._policy, self._limits, interval, machine, self.journal, self.config.mode, moment
-            )
-        except JournalError as error:
-            self._freeze(error)
-            files.close()
-            self._discovery.forget(found.directory.name)
-            return
-            return
-        except Exception:
-            self._log.exception("run_given_up", run=found.directory.name)
-            files.close()
-            return
-        self.live[run.run_id] = run
-
-    def _guarded(self, run: MonitoredRun, machine: MachineState, moment: Moment) -> None:
-        """One run's fault must not cost the others their daemon: it is told, and the run goes on without guidance."""
-        try:
-            try:
-                self._follow(run, machine, moment)
-            except JournalError as error:
-                self._freeze(error)
-            run.latest = run.snapshot(moment.now)
-        except Exception:
-            run.log.exception("run_given_up")
-            run.files.close()
-            self.live.pop(run.run_id, None)
-
-    def _follow(self, run: MonitoredRun, machine: MachineState, moment: Moment) -> None:
-        run.listen(moment)
-        outcome = outcome_of(run)
-        if outcome:
-            self._see_off(run, outcome, moment)
-            return
-        run.loop.machine(machine)
-        run.measure(moment)
-        run.files.heartbeat(moment.now, "observe" if self.frozen else self.config.mode)
-        if self.frozen or run.files.problem:
-            return
-        if self.config.mode == "act":
-            hold_pinned_values(run, run.pins, moment)
-        if run.loop.due(moment.now):
-            decide(run, self.config.mode, moment)
-
-    def _see_off(self, run: MonitoredRun, outcome: str, moment: Moment) -> None:
-        run.listen(moment)  # what it wrote between the last look and its end
-        run.measure(moment)
-        end(run, outcome_of(run) or outcome, moment)
-        del self.live[run.run_id]
-        self._past.append(run)
-        self._ended()
-
     def _reread_pins(self) -> None:
         try:
             version = self.journal.data_version()
             if version == self._pins_version:
                 return
-            for run in self.live.values():
-                apply_pins(run)
+            self.roster.reread_pins()
             self._pins_version = version
         except JournalError as error:
             self._freeze(error)
@@ -223,30 +154,32 @@ class Daemon:
             self._log.error("frozen", why=str(error))
         self.frozen = str(error)
 
-    def _thaw(self) -> None:
+    def _thaw(self, moment: Moment) -> None:
         if not self.frozen:
             return
         try:
             self.journal.reopen()
+            if self._moved_aside:
+                self.roster.write_down(moment)
             self.journal.commit()
         except JournalError as error:
             self.frozen = str(error)
             return
-        self.frozen, self._pins_version = "", -1
+        self.frozen, self._pins_version, self._moved_aside = "", -1, False
         self._log.info("thawed")
 
     def _tell_moved_aside(self, target: Path, why: str) -> None:
+        self._moved_aside = True
         self._log.error("journal_moved_aside", to=target.name, why=why)
 
     def _snapshot(self, machine: MachineState, moment: Moment, tick_seconds: float) -> Snapshot:
-        runs = (*self.live.values(), *self._past)
         statuses = self._machine.statuses(moment.now)
         return Snapshot(
             unix_time=moment.unix, started_unix=self._start_unix, version=self._version, mode=self.config.mode,
-            policy=self._policy.name, machine=machine,
+            policy=self.roster.policy.name, machine=machine,
             tick_seconds=tick_seconds, tick_interval_seconds=self.config.tick_seconds,
             sensors=tuple(SensorSnapshot(s.name, s.source, s.up, s.seconds, s.age_seconds, s.reason) for s in statuses),
-            runs=tuple(run.latest for run in runs if run.latest is not None), journal_bytes=self.journal.size_bytes(),
+            runs=self.roster.snapshots(), journal_bytes=self.journal.size_bytes(),
             problems=tuple(filter(None, (self.frozen and f"nothing is changed: {self.frozen}", self._policy_problem))),
         )  # fmt: skip
 

@@ -48,7 +48,7 @@ def test_a_goodbye_ends_the_run_with_its_own_word(daemon, cats, outcome, word):
 
 def test_the_end_of_a_run_is_told_to_whoever_waits_for_it(daemon, cats):
     ended = []
-    daemon._ended = lambda: ended.append("now")
+    daemon.roster.ended = lambda: ended.append("now")
     daemon.tick(at(1.0))
     cats.goodbye(2.0)
     daemon.tick(at(2.0))

@@ -216,6 +216,26 @@ def test_a_journal_that_breaks_while_it_is_open_is_replaced(tmp_path, monkeypatc
     kill(daemon)
 
 
+def test_a_journal_that_is_damaged_under_the_daemon_is_moved_aside_and_the_live_runs_are_written_again(
+    tmp_path, monkeypatch, cats
+):
+    daemon = start_daemon(tmp_path, monkeypatch, policy=Wishes("pace", 1))
+    daemon.tick(at(0.5))
+    cats.set((3, 2), 0.6)
+    daemon.tick(at(1.0))
+    daemon.journal._connection.close()
+    daemon.journal.path.write_bytes(b"rubbish" * 1000)
+    for now in (2.0, 3.0):
+        cats.train(now - 0.5, now)
+        daemon.tick(at(now))
+    assert (tmp_path / "journal.corrupt-1").exists()
+    assert not daemon.frozen
+    assert [run.run_id for run in daemon.journal.runs(live=True)] == ["cats-1"]
+    assert [(pin.knob, pin.origin) for pin in daemon.journal.pins("cats-1")] == [("micro_batch", "script")]
+    assert daemon.live["cats-1"].loop.pinned == {"micro_batch": "script"}
+    kill(daemon)
+
+
 def test_lost_records_are_counted_once_over_restarts(tmp_path, monkeypatch):
     cats = FakeRun(tmp_path, capacity=16)
     daemon = start_daemon(tmp_path, monkeypatch, policy=Wishes("pace", 1))

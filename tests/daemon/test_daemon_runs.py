@@ -132,7 +132,7 @@ def test_a_knob_that_the_script_moved_is_pinned_for_the_run(daemon, cats):
 
 def test_a_pin_from_outside_is_followed_within_a_tick(daemon, cats):
     cats.train(0.0, 1.0)
-    daemon._policy = Wishes("pace", -1)
+    daemon.roster.policy = Wishes("pace", -1)
     daemon.tick(at(0.5))
     cats.acknowledge(0.6)
     with Journal(daemon.journal.path) as outside:
@@ -154,7 +154,7 @@ def pinned_to(daemon, value, now):
 
 
 def test_a_pinned_value_that_the_script_refuses_is_asked_for_once(daemon, cats):
-    daemon._policy = Wishes("pace", 1)
+    daemon.roster.policy = Wishes("pace", 1)
     daemon.tick(at(0.5))
     pinned_to(daemon, 64.0, 0.5)
     cats.train(0.0, 1.0)
@@ -187,7 +187,7 @@ def test_a_pinned_value_that_the_guard_refuses_is_told_once(tmp_path, monkeypatc
 
 
 def test_a_pin_waits_for_a_journal_that_can_be_written(daemon, cats, monkeypatch):
-    daemon._policy = Wishes("pace", 1)
+    daemon.roster.policy = Wishes("pace", 1)
     daemon.tick(at(0.5))
     pinned_to(daemon, 8.0, 0.5)
 

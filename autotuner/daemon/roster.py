@@ -1,0 +1,138 @@
+"""The runs that are live: taken up when they appear, followed at every tick, seen off when they end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from autotuner.config import Config
+from autotuner.controller.guard import GuardLimits
+from autotuner.controller.policy import Policy
+from autotuner.daemon.adoption import adopt, apply_pins
+from autotuner.daemon.delivery import decide, hold_pinned_values
+from autotuner.daemon.discovery import Found
+from autotuner.daemon.ending import end, outcome_of
+from autotuner.daemon.log import get_log
+from autotuner.daemon.moment import Moment
+from autotuner.daemon.run_files import RunFiles
+from autotuner.daemon.runs import MonitoredRun
+from autotuner.daemon.snapshot import RunSnapshot
+from autotuner.errors import JournalError
+from autotuner.journal import Journal, PinRecord
+from autotuner.messages import MachineState
+
+ENDED_SHOWN_SECONDS = 600.0
+"""An ended run stays on the status page for so long."""
+
+
+class Roster:
+    """Live runs by id, and those that ended a moment ago. One run's fault costs that run alone its guidance."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        journal: Journal,
+        freeze: Callable[[JournalError], None],
+        ended: Callable[[], None],
+    ) -> None:
+        """``freeze`` hears of a journal that fails, ``ended`` of each run that has ended."""
+        self.live: dict[str, MonitoredRun] = {}
+        self.policy = policy
+        self.ended = ended
+        self._config = config
+        self._journal = journal
+        self._freeze = freeze
+        self._limits = GuardLimits(changes_per_hour=config.changes_per_hour)
+        self._past: list[MonitoredRun] = []
+        self._log = get_log()
+
+    def take_up(self, found: Found, machine: MachineState, moment: Moment) -> bool:
+        """Begin to follow a run; False when the journal could not be read and it must be tried again."""
+        if found.declaration is None:
+            self._log.warning("run_ignored", directory=found.directory.name, why=found.problem)
+            return True
+        files, interval = RunFiles(found.directory), self._config.decision_seconds or None
+        known = (files, self.policy, self._limits, interval, machine, self._journal, self._config.mode, moment)
+        try:
+            run = adopt(found.declaration, *known)
+        except JournalError as error:
+            self._freeze(error)
+            files.close()
+            return False
+        except Exception:
+            self._log.exception("run_given_up", run=found.directory.name)
+            files.close()
+            return True
+        self.live[run.run_id] = run
+        return True
+
+    def follow(self, machine: MachineState, moment: Moment, frozen: bool) -> None:
+        """Follow every live run; while ``frozen`` nothing is decided."""
+        for run in tuple(self.live.values()):
+            try:
+                with self._freezing():
+                    self._follow(run, machine, moment, frozen)
+                run.latest = run.snapshot(moment.now)
+            except Exception:
+                run.log.exception("run_given_up")
+                run.files.close()
+                self.live.pop(run.run_id, None)
+        self._past = [run for run in self._past if moment.now - (run.ended_at or 0.0) < ENDED_SHOWN_SECONDS]
+
+    def reread_pins(self) -> None:
+        """Take over what a person has pinned or released; raises JournalError."""
+        for run in self.live.values():
+            apply_pins(run)
+
+    def write_down(self, moment: Moment) -> None:
+        """Tell a new journal of the runs that are live and of their pins."""
+        for run in self.live.values():
+            self._journal.write(run.record(moment, self.policy.name, self._config.mode))
+            held = {pin.knob: pin for pin in run.pins}
+            for knob, origin in run.loop.pinned.items():
+                self._journal.pin(held.get(knob, PinRecord(run.run_id, knob, None, origin, moment.unix)))
+
+    def snapshots(self) -> tuple[RunSnapshot, ...]:
+        """The runs as they were when they were followed last."""
+        return tuple(run.latest for run in (*self.live.values(), *self._past) if run.latest is not None)
+
+    def close(self, moment: Moment) -> None:
+        """Write down who has ended since the last tick; leave every other run as it is."""
+        for run in tuple(self.live.values()):
+            with self._freezing():
+                run.listen(moment)
+                if outcome := outcome_of(run):
+                    self._see_off(run, outcome, moment)
+            run.files.close()
+
+    def _follow(self, run: MonitoredRun, machine: MachineState, moment: Moment, frozen: bool) -> None:
+        run.listen(moment)
+        outcome = outcome_of(run)
+        if outcome:
+            self._see_off(run, outcome, moment)
+            return
+        run.loop.machine(machine)
+        run.measure(moment)
+        run.files.heartbeat(moment.now, "observe" if frozen else self._config.mode)
+        if frozen or run.files.problem:
+            return
+        if self._config.mode == "act":
+            hold_pinned_values(run, run.pins, moment)
+        if run.loop.due(moment.now):
+            decide(run, self._config.mode, moment)
+
+    def _see_off(self, run: MonitoredRun, outcome: str, moment: Moment) -> None:
+        run.listen(moment)  # what it wrote between the last look and its end
+        run.measure(moment)
+        end(run, outcome_of(run) or outcome, moment)
+        del self.live[run.run_id]
+        self._past.append(run)
+        self.ended()
+
+    @contextlib.contextmanager
+    def _freezing(self) -> Iterator[None]:
+        try:
+            yield
+        except JournalError as error:
+            self._freeze(error)
