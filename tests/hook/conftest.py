@@ -5,12 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from autotuner.hook import Run, attach, knob
 from autotuner.hook.life import OPEN
+from autotuner.hook.page import PageWriter
 from autotuner.hook.process import RANK_VARIABLES
+from autotuner.hook.ring import RingReader
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +55,44 @@ def python() -> Callable[..., subprocess.Popen]:
         return subprocess.Popen(command, env=environment, text=True, **{**pipes, **popen})
 
     return run
+
+
+class Daemon:
+    """What a daemon does to one run."""
+
+    def __init__(self, run):
+        self.page = PageWriter(run.directory / "knobs.page")
+        self.ring = RingReader(run.directory / "telemetry.ring")
+
+    def ask(self, *positions):
+        return self.page.write(positions, monotonic())
+
+    def records(self, kind):
+        return [record for record in self.ring.read() if isinstance(record, kind)]
+
+    def close(self):
+        self.page.close()
+        self.ring.close()
+
+
+@pytest.fixture
+def run(start):
+    return start()
+
+
+@pytest.fixture
+def manual(start):
+    return start(auto=False)
+
+
+@pytest.fixture
+def attached():
+    daemons = []
+
+    def make(run):
+        daemons.append(Daemon(run))
+        return daemons[-1]
+
+    yield make
+    for daemon in daemons:
+        daemon.close()
