@@ -4,48 +4,37 @@ from __future__ import annotations
 
 import math
 
-from autotuner.controller.guard import GuardLimits
 from autotuner.controller.loop import ControlLoop
-from autotuner.controller.policy import Policy
 from autotuner.daemon.moment import Moment
-from autotuner.daemon.run_files import RunFiles
 from autotuner.daemon.runs import MonitoredRun
 from autotuner.errors import AutotunerError
 from autotuner.hook.page import Revision
-from autotuner.journal import ChangeRecord, EvaluationRecord, Journal, RunRecord, TelemetryRecord, model_key
-from autotuner.messages import Acknowledgement, Declaration, Evaluation, MachineState, Record, Sample
+from autotuner.journal import ChangeRecord, EvaluationRecord, RunRecord, TelemetryRecord, model_key
+from autotuner.messages import Acknowledgement, Evaluation, MachineState, Record, Sample
 
 
-def adopt(
-    declaration: Declaration,
-    files: RunFiles,
-    policy: Policy,
-    limits: GuardLimits,
-    interval_seconds: float | None,
-    machine: MachineState,
-    journal: Journal,
-    mode: str,
-    moment: Moment,
-) -> MonitoredRun:
-    """The run with all that is known of it; a new run is one of which nothing is known yet."""
-    run = MonitoredRun(declaration, files, ControlLoop(declaration, policy, limits, interval_seconds), journal)
-    row = journal.run(declaration.run_id)
+def adopt(run: MonitoredRun, machine: MachineState, mode: str, moment: Moment) -> None:
+    """Bring a run up to date with all that is known of it; a new run is one of which nothing is known yet.
+
+    Raises JournalError.
+    """
+    row = run.journal.run(run.run_id)
     run.loop.machine(machine)
     if row is None:
-        journal.write(run.record(moment, policy.name, mode))
-    history = files.read()
+        run.journal.write(run.record(moment, mode))
+    history = run.files.read()
     _recall(run, row, history, moment)
     _replay(run, history, moment)
     if row is not None:
-        files.lost = row.lost_records
+        run.files.lost = row.lost_records
         run.peak_bytes = max(run.peak_bytes, row.peak_bytes)
     _settle_open_changes(run, moment)
     apply_pins(run, known=row is not None)
-    for quarantined in journal.quarantine(model_key(declaration)):
+    for quarantined in run.journal.quarantine(model_key(run.declaration)):
         quarantine(run.loop, quarantined.values)
     verb = "adopted" if row is not None else "discovered"
-    run.log.info(verb, name=declaration.name, pid=declaration.pid, knobs=",".join(knob.name for knob in declaration.knobs))
-    return run
+    knobs = ",".join(knob.name for knob in run.declaration.knobs)
+    run.log.info(verb, name=run.declaration.name, pid=run.declaration.pid, knobs=knobs)
 
 
 def apply_pins(run: MonitoredRun, known: bool = True) -> None:

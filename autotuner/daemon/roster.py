@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from autotuner.config import Config
 from autotuner.controller.guard import GuardLimits
+from autotuner.controller.loop import ControlLoop
 from autotuner.controller.policy import Policy
 from autotuner.daemon.adoption import adopt, apply_pins
 from autotuner.daemon.delivery import decide, hold_pinned_values
@@ -52,17 +53,18 @@ class Roster:
         if found.declaration is None:
             self._log.warning("run_ignored", directory=found.directory.name, why=found.problem)
             return True
-        files, interval = RunFiles(found.directory), self._config.decision_seconds or None
-        known = (files, self.policy, self._limits, interval, machine, self._journal, self._config.mode, moment)
+        interval = self._config.decision_seconds or None
+        loop = ControlLoop(found.declaration, self.policy, self._limits, interval)
+        run = MonitoredRun(found.declaration, RunFiles(found.directory), loop, self._journal)
         try:
-            run = adopt(found.declaration, *known)
+            adopt(run, machine, self._config.mode, moment)
         except JournalError as error:
             self._freeze(error)
-            files.close()
+            run.files.close()
             return False
         except Exception:
-            self._log.exception("run_given_up", run=found.directory.name)
-            files.close()
+            run.log.exception("run_given_up")
+            run.files.close()
             return True
         self.live[run.run_id] = run
         return True
@@ -88,7 +90,7 @@ class Roster:
     def write_down(self, moment: Moment) -> None:
         """Tell a new journal of the runs that are live and of their pins."""
         for run in self.live.values():
-            self._journal.write(run.record(moment, self.policy.name, self._config.mode))
+            self._journal.write(run.record(moment, self._config.mode))
             held = {pin.knob: pin for pin in run.pins}
             for knob, origin in run.loop.pinned.items():
                 self._journal.pin(held.get(knob, PinRecord(run.run_id, knob, None, origin, moment.unix)))

@@ -181,11 +181,12 @@ class MonitoredRun:
             pinned = knob.name in self.loop.pinned
             yield KnobSnapshot(knob.name, find(knob.name).unit, knob.values, knob.values[asked], knob.values[held], pinned)
 
-    def record(self, moment: Moment, policy: str, mode: str) -> RunRecord:
+    def record(self, moment: Moment, mode: str) -> RunRecord:
         """The run's row when it is first seen."""
         return RunRecord(
             self.run_id, self.declaration.name, self.declaration.framework, model_key(self.declaration),
-            self.declaration.to_json(), self.declaration.created_unix, moment.unix, policy, mode,
+            self.declaration.to_json(), self.declaration.created_unix, moment.unix,
+            self.loop.policy.name, mode,
             memory_available_bytes=self.loop.window.machine.memory_available_bytes,
         )  # fmt: skip
 
