@@ -62,6 +62,9 @@ DAEMON: tuple[Row[Tick], ...] = (
     Row("tick_seconds", "gauge", "Duration of the last tick's work.", lambda t: t.snapshot.tick_seconds),
     Row("tick_interval_seconds", "gauge", "Planned time between two ticks.", lambda t: t.snapshot.tick_interval_seconds),
     Row("tick_age_seconds", "gauge", "Time since the last tick; it grows when the daemon hangs.", lambda t: t.age_seconds),
+    Row(
+        "problems", "gauge", "What keeps the daemon from doing all it was told; 0 is good.", lambda t: len(t.snapshot.problems)
+    ),
     Row("journal_bytes", "gauge", "Size of the journal on disk.", lambda t: t.snapshot.journal_bytes),
     Row(
         "runs_not_exported",

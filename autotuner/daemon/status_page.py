@@ -63,10 +63,10 @@ def heading(tick: Tick, late: bool) -> Markup:
             class_="soft small push",
         ),
     )
-    if not late:
-        return head
-    warning = f"The last tick was {duration(tick.age_seconds)} ago. Training goes on with the knobs in force."
-    return tag("div", head, tag("p", warning, class_="banner"))
+    warnings = list(snapshot.problems)
+    if late:
+        warnings.append(f"The last tick was {duration(tick.age_seconds)} ago. Training goes on with the knobs in force.")
+    return tag("div", head, *(tag("p", warning, class_="banner") for warning in warnings))
 
 
 def badge(words: str, colour: str = "") -> Markup:

@@ -125,6 +125,7 @@ class Site:
             "version": snapshot.version,
             "mode": snapshot.mode,
             "policy": snapshot.policy,
+            "problems": snapshot.problems,
             "runs": sum(run.state != "ended" for run in snapshot.runs),
             "sensors_up": sum(sensor.up for sensor in snapshot.sensors),
         }

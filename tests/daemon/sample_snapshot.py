@@ -78,7 +78,12 @@ STALLED = replace(
 )
 
 ENDED = replace(
-    RUN, run_id="digits-20261009-070000-4500-0", state="ended", started_unix=UNIX - 8600, last_sample_age_seconds=1900.0, revision=3
+    RUN,
+    run_id="digits-20261009-070000-4500-0",
+    state="ended",
+    started_unix=UNIX - 8600,
+    last_sample_age_seconds=1900.0,
+    revision=3,
 )
 
 MACHINE = MachineState(
@@ -96,7 +101,7 @@ SENSORS = (
     SensorSnapshot("memory", "meminfo", True, 0.00021, 0.25),
     SensorSnapshot("pressure", "psi", True, 0.00013, 0.25),
     SensorSnapshot("heat", "injected", True, 0.00008, 0.5),
-    SensorSnapshot("heat", "thermal zones", False, 0.00004, float("inf"), "no /sys/class/thermal/thermal_zone* on this machine"),
+    SensorSnapshot("heat", "thermal zones", False, 0.00004, float("inf"), "no thermal zone on this machine"),
 )
 
 SNAPSHOT = Snapshot(
