@@ -9,7 +9,7 @@ from autotuner.daemon.moment import Moment
 from autotuner.daemon.runs import MonitoredRun
 from autotuner.errors import AutotunerError
 from autotuner.hook.page import Revision
-from autotuner.journal import ChangeRecord, EvaluationRecord, RunRecord, TelemetryRecord, model_key
+from autotuner.journal import ChangeRecord, EvaluationRecord, TelemetryRecord, model_key
 from autotuner.messages import Acknowledgement, Evaluation, MachineState, Record, Sample
 
 
@@ -23,7 +23,7 @@ def adopt(run: MonitoredRun, machine: MachineState, mode: str, moment: Moment) -
     if row is None:
         run.journal.write(run.record(moment, mode))
     history = run.files.read()
-    _recall(run, row, history, moment)
+    _recall(run, history, moment)
     _replay(run, history, moment)
     if row is not None:
         run.files.lost = row.lost_records
@@ -58,11 +58,11 @@ def quarantine(loop: ControlLoop, values: dict[str, float]) -> None:
         loop.quarantine(tuple(knob.values.index(values[knob.name]) for knob in knobs))
 
 
-def _recall(run: MonitoredRun, row: RunRecord | None, history: list[Record], moment: Moment) -> None:
+def _recall(run: MonitoredRun, history: list[Record], moment: Moment) -> None:
     """What the ring has forgotten: knobs in force, evaluations, and when the run began."""
     first = min((record.time for record in history), default=math.inf)
     past = run.journal.telemetry(run.run_id, last=1)
-    in_force = _in_force(run, row, past, history)
+    in_force = _in_force(run, past, history)
     if in_force is not None:
         time = min(first, moment.now)
         run.loop.feed(Acknowledgement(in_force.number, 0, time, positions=in_force.positions))
@@ -75,18 +75,17 @@ def _recall(run: MonitoredRun, row: RunRecord | None, history: list[Record], mom
         run.loop.window.first_time = moment.monotonic_at(began)
 
 
-def _in_force(run: MonitoredRun, row: RunRecord | None, past: list[TelemetryRecord], history: list[Record]) -> Revision | None:
-    knobs = run.declaration.knobs
-    if row is not None and past:
-        values = past[-1].values
-        if len(values) == len(knobs) and all(v in knob.values for v, knob in zip(values, knobs, strict=True)):
-            positions = tuple(knob.values.index(v) for v, knob in zip(values, knobs, strict=True))
-            return Revision(past[-1].revision, 0.0, positions)
+def _in_force(run: MonitoredRun, past: list[TelemetryRecord], history: list[Record]) -> Revision | None:
+    """The positions in force before the ring's oldest record: as the page says when it was followed by then, else the journal."""
     oldest = next((record for record in history if isinstance(record, Sample)), None)
-    if oldest is None or not oldest.revision:
+    asked = _asked(run)
+    journaled = past[-1].revision if past else 0
+    if oldest is not None and asked is not None and asked.number == oldest.revision > journaled:
+        return asked
+    values, knobs = (past[-1].values if past else ()), run.declaration.knobs
+    if len(values) != len(knobs) or any(v not in knob.values for v, knob in zip(values, knobs, strict=True)):
         return None
-    asked = _asked(run)  # no journal: the page says it, if the run has followed it since the ring's oldest sample
-    return asked if asked is not None and asked.number == oldest.revision else None
+    return Revision(journaled, 0.0, tuple(knob.values.index(v) for v, knob in zip(values, knobs, strict=True)))
 
 
 def _asked(run: MonitoredRun) -> Revision | None:

@@ -153,6 +153,23 @@ def test_knobs_in_force_are_known_after_the_ring_has_forgotten_them(tmp_path, mo
     kill(second)
 
 
+def test_an_answer_that_the_ring_has_forgotten_too_is_read_from_samples_and_page(tmp_path, monkeypatch):
+    cats = FakeRun(tmp_path, capacity=16)
+    daemon = start_daemon(tmp_path, monkeypatch)
+    cats.train(0.0, 4.0)
+    daemon.tick(at(4.0))
+    kill(daemon)
+    cats.acknowledge(4.2)
+    cats.train(5.0, 20.0)
+    second = start_daemon(tmp_path, monkeypatch, now=20.0)
+    monkeypatch.setattr(ControlLoop, "due", lambda self, now: False)
+    second.tick(at(20.0))
+    assert second.live["cats-1"].loop.positions == (1, 2)
+    assert not second.live["cats-1"].loop.pending
+    assert second.journal.changes("cats-1")[0].state == "acknowledged"
+    kill(second)
+
+
 def test_what_the_ring_has_forgotten_comes_from_the_journal(tmp_path, monkeypatch):
     second = restart_after_the_ring_has_wrapped(tmp_path, monkeypatch, keep_journal=True)
     loop = second.live["cats-1"].loop
