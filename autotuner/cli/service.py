@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 
 from autotuner.cli import OK
 from autotuner.cli.settings import add_state_directory, configuration
-from autotuner.errors import AutotunerError
+from autotuner.daemon.service import platform_service
 
 ACTIONS = ("install", "remove", "status", "print")
-_MODULE = "autotuner.daemon.service"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it, and print what was done."""
-    if importlib.util.find_spec(_MODULE) is None:
-        raise AutotunerError("this build has no login service; start the daemon with: autotuner daemon")
-    service = importlib.import_module(_MODULE).platform_service(configuration(arguments).state_directory)
-    said = getattr(service, arguments.action)()
-    print(str(said).rstrip("\n"))
+    service = platform_service(configuration(arguments).state_directory)
+    said: str = getattr(service, arguments.action)()
+    print(said.rstrip("\n"))
     return OK

@@ -76,7 +76,7 @@ def _recall(run: MonitoredRun, history: list[Record], moment: Moment) -> None:
 
 
 def _in_force(run: MonitoredRun, past: list[TelemetryRecord], history: list[Record]) -> Revision | None:
-    """The positions in force before the ring's oldest record: as the page says when it was followed by then, else the journal."""
+    """The positions in force before the ring's oldest record: the page's if it was followed by then, else the journal's."""
     oldest = next((record for record in history if isinstance(record, Sample)), None)
     asked = _asked(run)
     journaled = past[-1].revision if past else 0

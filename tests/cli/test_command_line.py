@@ -342,6 +342,18 @@ def test_the_demo_gets_its_words_untouched(monkeypatch):
     assert words == ["--seconds", "30"]
 
 
+@pytest.mark.parametrize("action", ["install", "remove", "status", "print"])
+def test_the_service_is_told_what_to_do_for_this_state_directory(capsys, state, monkeypatch, action):
+    class Service:
+        def __getattr__(self, name):
+            return lambda: f"{name} done\n"
+
+    asked = []
+    monkeypatch.setattr("autotuner.cli.service.platform_service", lambda directory: asked.append(directory) or Service())
+    assert run(capsys, "service", action)[:2] == (0, f"{action} done\n")
+    assert asked == [state]
+
+
 def test_the_version_is_printed(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
