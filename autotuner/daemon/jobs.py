@@ -107,6 +107,8 @@ class Jobs:
             self._log.warning("proposal_failed", why=str(error))
             return
         self._child = child
+        if self._stopping:  # stop() looked for a child just before there was one
+            _kill_group(child)
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, child.pid, NICE)
         try:

@@ -252,6 +252,20 @@ def test_stopping_ends_the_child(tmp_path, jobs):
     assert not worker.is_alive()
 
 
+def test_a_child_that_starts_while_the_daemon_stops_is_ended_at_once(tmp_path):
+    jobs = Jobs(Config(tmp_path), lambda: 0)
+
+    def command(state):
+        jobs.stop()
+        return [sys.executable, "-c", "import threading; threading.Event().wait()"]
+
+    jobs._command = command
+    with capture_logs() as logs:
+        jobs.propose()
+    assert logs == []
+    assert not jobs._one_child.locked()
+
+
 def test_an_ended_run_brings_the_next_proposal_forward(tmp_path):
     proposed = threading.Event()
     jobs = Jobs(Config(tmp_path), lambda: 0, python("pass"))
