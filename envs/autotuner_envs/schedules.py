@@ -62,9 +62,7 @@ PROGRESSIVE = Schedule(coarse_until=0.1)
 
 PLANS: tuple[Schedule, ...] = tuple(
     Schedule(coarse, distill, pace, sampling_steps=4.0)
-    for coarse, distill, pace in itertools.product(
-        (0.0, 0.05, 0.1, 0.2), ((0.70, 0.85), (0.60, 0.62), (0.75, 0.77), (0.85, 0.87)), (1.0, 0.8)
-    )
+    for coarse, distill, pace in itertools.product((0.0, 0.08), ((0.70, 0.73), (0.55, 0.58), (0.80, 0.83)), (1.0, 0.8))
 )
 
 
