@@ -1,0 +1,341 @@
+"""The Grafana dashboard as a table of panels; ``deploy/generate.py`` writes it to autotuner.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+RUN = 'instance=~"$instance", run=~"$run"'
+MACHINE = 'instance=~"$instance"'
+HEAT = {"0": "nominal", "1": "moderate", "2": "heavy", "3": "trapping", "4": "sleeping"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: where it stands (x, y, w, h), what it asks, and in which unit it answers."""
+
+    title: str
+    sentence: str
+    place: tuple[int, int, int, int]
+    unit: str
+    queries: tuple[tuple[str, str], ...]
+    """(expression, legend)"""
+    kind: str = "timeseries"
+    custom: dict[str, Any] = field(default_factory=dict)
+    mappings: dict[str, str] = field(default_factory=dict)
+    dashed: str = ""
+    """Series whose legend matches this expression are drawn dashed."""
+    right: tuple[str, str] = ("", "")
+    """(expression, unit) of the series that use the right axis."""
+    thresholds: tuple[tuple[str, float | None], ...] = (("green", None),)
+
+
+STEPPED = {"lineInterpolation": "stepAfter"}
+WARM, HOT = ("orange", 1), ("red", 2)
+
+PANELS: tuple[Panel, ...] = (
+    Panel(
+        "Held-out loss",
+        "Loss on fixed data and noise at full resolution.",
+        (0, 0, 4, 4),
+        "none",
+        ((f"autotuner_run_held_out_loss{{{RUN}}}", "{{run}}"),),
+        "stat",
+    ),
+    Panel(
+        "Throughput",
+        "Recent images a second.",
+        (4, 0, 4, 4),
+        "none",
+        ((f"autotuner_run_images_per_second{{{RUN}}}", "{{run}}"),),
+        "stat",
+    ),
+    Panel(
+        "Budget used",
+        "Share of the run's time or step budget.",
+        (8, 0, 4, 4),
+        "percentunit",
+        ((f"autotuner_run_budget_used_ratio{{{RUN}}}", "{{run}}"),),
+        "stat",
+    ),
+    Panel(
+        "Heat",
+        "Heat level of the machine; throttling begins at heavy.",
+        (12, 0, 4, 4),
+        "none",
+        ((f"autotuner_machine_thermal_level{{{MACHINE}}}", "{{instance}}"),),
+        "stat",
+        mappings=HEAT,
+        thresholds=(("green", None), WARM, HOT),
+    ),
+    Panel(
+        "Memory available",
+        "What the machine can still give out without swapping.",
+        (16, 0, 4, 4),
+        "bytes",
+        ((f"autotuner_machine_memory_available_bytes{{{MACHINE}}}", "{{instance}}"),),
+        "stat",
+    ),
+    Panel(
+        "Readings",
+        "Whether heat or memory are measured, or scripted for an experiment.",
+        (20, 0, 4, 4),
+        "none",
+        ((f"autotuner_machine_injected{{{MACHINE}}}", "{{instance}}"),),
+        "stat",
+        mappings={"0": "measured", "1": "injected"},
+        thresholds=(("green", None), WARM),
+    ),
+    Panel(
+        "Loss and held-out loss",
+        "A low-resolution phase may raise the loss while the held-out loss falls.",
+        (0, 4, 12, 8),
+        "none",
+        (
+            (f"autotuner_run_loss{{{RUN}}}", "{{run}} loss"),
+            (f"autotuner_run_held_out_loss{{{RUN}}}", "{{run}} held-out"),
+        ),
+        custom={"scaleDistribution": {"type": "log", "log": 10}},
+        dashed="/ loss$/",
+    ),
+    Panel(
+        "Knobs: asked and acknowledged",
+        "Each knob as a share of the top of its ladder; dashed is what the daemon asked for.",
+        (12, 4, 12, 8),
+        "percentunit",
+        (
+            (f"autotuner_run_knob_acknowledged{{{RUN}}} / autotuner_run_knob_maximum{{{RUN}}}", "{{knob}}"),
+            (f"autotuner_run_knob_asked{{{RUN}}} / autotuner_run_knob_maximum{{{RUN}}}", "{{knob}} asked"),
+        ),
+        custom=STEPPED,
+        dashed="/ asked$/",
+    ),
+    Panel(
+        "Images a second",
+        "As the run reports it.",
+        (0, 12, 8, 7),
+        "none",
+        ((f"autotuner_run_images_per_second{{{RUN}}}", "{{run}}"),),
+    ),
+    Panel(
+        "Step time",
+        "Duration of one optimizer step, accumulation and pacing included.",
+        (8, 12, 8, 7),
+        "s",
+        ((f"autotuner_run_step_seconds{{{RUN}}}", "{{run}}"),),
+    ),
+    Panel(
+        "Knob values",
+        "Values in force, each in its own unit; 1 under pinned means that a human or the script holds it.",
+        (16, 12, 8, 7),
+        "none",
+        (
+            (f"autotuner_run_knob_acknowledged{{{RUN}}}", "in force"),
+            (f"autotuner_run_knob_pinned{{{RUN}}}", "pinned"),
+        ),
+        "table",
+    ),
+    Panel(
+        "Memory",
+        "Framework memory against what the machine has and what the run's own model predicts.",
+        (0, 19, 12, 8),
+        "bytes",
+        (
+            (f"autotuner_run_active_bytes{{{RUN}}}", "{{run}} active"),
+            (f"autotuner_run_cache_bytes{{{RUN}}}", "{{run}} cache"),
+            (f"autotuner_run_peak_bytes{{{RUN}}}", "{{run}} peak"),
+            (f"autotuner_run_predicted_bytes{{{RUN}}}", "{{run}} predicted"),
+            (f"autotuner_machine_memory_available_bytes{{{MACHINE}}}", "available"),
+            (f"autotuner_machine_swap_used_bytes{{{MACHINE}}}", "swap used"),
+        ),
+        dashed="/ predicted$/",
+    ),
+    Panel(
+        "Heat level and temperature",
+        "Level 2 (heavy) is where throttling begins; temperature on the right axis.",
+        (12, 19, 12, 8),
+        "none",
+        (
+            (f"autotuner_machine_thermal_level{{{MACHINE}}}", "level"),
+            (f"autotuner_machine_memory_pressure_level{{{MACHINE}}}", "memory pressure"),
+            (f"autotuner_machine_celsius{{{MACHINE}}}", "temperature"),
+        ),
+        custom=STEPPED,
+        right=("/temperature/", "celsius"),
+    ),
+    Panel(
+        "Changes by reason",
+        "Knob changes since the run began.",
+        (0, 27, 8, 8),
+        "none",
+        ((f"sum by (knob, direction, reason) (autotuner_run_changes_total{{{RUN}}})", "{{knob}} {{direction}}: {{reason}}"),),
+        custom=STEPPED,
+    ),
+    Panel(
+        "Vetoes by reason",
+        "Wishes of the policy that the guard refused.",
+        (8, 27, 8, 8),
+        "none",
+        ((f"sum by (reason) (autotuner_run_vetoes_total{{{RUN}}})", "{{reason}}"),),
+        custom=STEPPED,
+    ),
+    Panel(
+        "Decisions a minute",
+        "Holds included.",
+        (16, 27, 8, 8),
+        "none",
+        ((f"60 * rate(autotuner_run_decisions_total{{{RUN}}}[$__rate_interval])", "{{run}}"),),
+    ),
+    Panel(
+        "Sensors up",
+        "A sensor that this machine does not have stays at 0.",
+        (0, 35, 12, 7),
+        "none",
+        ((f"autotuner_sensor_up{{{MACHINE}}}", "{{sensor}} ({{source}})"),),
+        custom=STEPPED,
+    ),
+    Panel(
+        "Daemon tick",
+        "Work of one tick, and how long ago the last one was.",
+        (12, 35, 12, 7),
+        "s",
+        (
+            (f"autotuner_tick_seconds{{{MACHINE}}}", "work"),
+            (f"autotuner_tick_age_seconds{{{MACHINE}}}", "age"),
+        ),
+    ),
+)
+
+
+def panel(number: int, row: Panel) -> dict[str, Any]:
+    """One panel as Grafana stores it."""
+    x, y, w, h = row.place
+    instant = row.kind == "table"
+    targets = [
+        {
+            "refId": chr(ord("A") + index),
+            "datasource": DATASOURCE,
+            "expr": expression,
+            "legendFormat": legend,
+            "range": not instant,
+            "instant": instant,
+            **({"format": "table"} if instant else {}),
+        }
+        for index, (expression, legend) in enumerate(row.queries)
+    ]
+    document: dict[str, Any] = {
+        "id": number,
+        "type": row.kind,
+        "title": row.title,
+        "description": row.sentence,
+        "gridPos": {"x": x, "y": y, "w": w, "h": h},
+        "datasource": DATASOURCE,
+        "fieldConfig": {"defaults": _defaults(row), "overrides": _overrides(row)},
+        "options": _OPTIONS[row.kind],
+        "targets": targets,
+    }
+    if instant:
+        document["transformations"] = _TABLE
+    return document
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area", "textMode": "value"},
+    "timeseries": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "none"}},
+    "table": {"showHeader": True},
+}
+_HIDDEN = ("Time", "__name__", "instance", "job", "__name__ 1", "__name__ 2")
+_TABLE = [
+    {"id": "merge", "options": {}},
+    {
+        "id": "organize",
+        "options": {
+            "excludeByName": dict.fromkeys(_HIDDEN, True),
+            "renameByName": {"Value #A": "in force", "Value #B": "pinned"},
+        },
+    },
+]
+
+
+def _defaults(row: Panel) -> dict[str, Any]:
+    defaults: dict[str, Any] = {
+        "unit": row.unit,
+        "thresholds": {"mode": "absolute", "steps": [{"color": color, "value": value} for color, value in row.thresholds]},
+    }
+    if row.kind == "timeseries":
+        defaults["custom"] = {"lineWidth": 1, "showPoints": "never", "spanNulls": False, **row.custom}
+    if row.mappings:
+        options = {value: {"text": text, "index": index} for index, (value, text) in enumerate(row.mappings.items())}
+        defaults["mappings"] = [{"type": "value", "options": options}]
+    return defaults
+
+
+def _overrides(row: Panel) -> list[dict[str, Any]]:
+    overrides = []
+    if row.dashed:
+        dash = {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [6, 6]}}
+        overrides.append({"matcher": {"id": "byRegexp", "options": row.dashed}, "properties": [dash]})
+    matching, unit = row.right
+    if matching:
+        properties = [{"id": "custom.axisPlacement", "value": "right"}, {"id": "unit", "value": unit}]
+        overrides.append({"matcher": {"id": "byRegexp", "options": matching}, "properties": properties})
+    return overrides
+
+
+def _variable(name: str, label: str, query: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "definition": query,
+        "query": {"query": query, "refId": name},
+        "refresh": 2,
+        "sort": 2,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def dashboard() -> dict[str, Any]:
+    """The whole dashboard."""
+    changed = f"changes(autotuner_run_knob_acknowledged{{{RUN}}}[$__rate_interval]) > 0"
+    return {
+        "id": None,
+        "uid": "autotuner",
+        "title": "Autotuner",
+        "description": "Training runs, the knobs that Autotuner moves, and why.",
+        "tags": ["autotuner", "training"],
+        "schemaVersion": 39,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "5s",
+        "timezone": "browser",
+        "time": {"from": "now-30m", "to": "now"},
+        "annotations": {
+            "list": [
+                {
+                    "name": "Knob changes",
+                    "enable": True,
+                    "datasource": DATASOURCE,
+                    "iconColor": "orange",
+                    "expr": changed,
+                    "step": "5s",
+                    "titleFormat": "{{knob}} changed",
+                    "textFormat": "{{run}}",
+                    "tagKeys": "knob",
+                }
+            ]
+        },
+        "templating": {
+            "list": [
+                {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
+                _variable("instance", "Machine", "label_values(autotuner_build_info, instance)"),
+                _variable("run", "Run", 'label_values(autotuner_run_info{instance=~"$instance"}, run)'),
+            ]
+        },
+        "panels": [panel(number, row) for number, row in enumerate(PANELS, start=1)],
+    }
