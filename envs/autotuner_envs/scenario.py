@@ -97,6 +97,14 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "timestep_density": (0, 1, 2),
 }
 """The knobs as the simulated scripts offer them."""
+_OTHER_LADDERS: dict[str, tuple[float, ...]] = {
+    "resolution": (14, 20, 24, 28),
+    "sampling_steps": (4, 8, 16),
+    "pace": (0.5, 0.7, 0.85, 1.0),
+    "lr_scale": (0.25, 0.5, 1.0, 2.0),
+    "timestep_density": (0, 1, 2, 3),
+}
+"""Half of the scripts offer these instead."""
 _STARTS: dict[str, float] = {
     "resolution": 28,
     "micro_batch": 64,
@@ -166,7 +174,7 @@ def base(family: str, seed: int, random: np.random.Generator, calibration: Calib
         step_noise=float(random.uniform(0.01, 0.06)),
         stages=2 if "distill" in declared else 0,
         best_lr_scale=float(np.exp(random.normal(0.0, 0.25))),
-        density_efficiency=(1.0, float(random.uniform(0.85, 1.05)), float(random.uniform(0.8, 1.05))),
+        density_efficiency=(1.0, *(float(x) for x in random.uniform(0.8, 1.05, size=3))),
     )  # fmt: skip
 
 
@@ -187,6 +195,8 @@ def _knobs(random: np.random.Generator, plain_bytes: float) -> tuple[KnobDeclara
     for name, ladder in LADDERS.items():
         if offered[name]:
             start = _STARTS[name]
+            if name in _OTHER_LADDERS and random.random() < 0.5:
+                ladder = _OTHER_LADDERS[name]
             values = tuple(v for v in ladder if v == start or name in ("distill", "resolution") or random.random() < 0.85)
             knobs.append(declare(name, start, values))
     if offered["cache_limit"]:
