@@ -62,7 +62,7 @@ class Roster:
             self._freeze(error)
             run.files.close()
             return False
-        except Exception:
+        except Exception:  # a defect that one run brings out must not cost the others their daemon
             run.log.exception("run_given_up")
             run.files.close()
             return True
@@ -76,7 +76,7 @@ class Roster:
                 with self._freezing():
                     self._follow(run, machine, moment, frozen)
                 run.latest = run.snapshot(moment.now)
-            except Exception:
+            except Exception:  # as above
                 run.log.exception("run_given_up")
                 run.files.close()
                 self.live.pop(run.run_id, None)
