@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from autotuner.daemon import exporter
 from autotuner.daemon.exporter import Clock, Tick
 from autotuner.daemon.history import History
+from autotuner.daemon.log import get_log
 from autotuner.daemon.page import CONTENT_SECURITY_POLICY
 from autotuner.daemon.run_page import run_page
 from autotuner.daemon.snapshot import Snapshot
@@ -164,7 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, body: bool) -> None:
         try:
             answer = self.site.answer(self.path, self.headers.get("Host"))
-        except Exception as error:  # a page must not cost the daemon its thread, and the client learns what broke
+        except Exception as error:  # one broken page must not take the others with it
+            get_log().error("page_failed", page=urlsplit(self.path).path, exc_info=True)
             answer = _text(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
         try:
             self.send_response(answer.status)
