@@ -13,7 +13,7 @@ from autotuner.diffusion.loss import denoising_errors, to_model
 from autotuner.diffusion.noise import reference_sigmas
 
 BINS = 10
-CHUNK = 64
+CHUNK = 32
 SEED = 20240607
 
 

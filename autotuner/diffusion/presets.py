@@ -9,7 +9,7 @@ from autotuner.diffusion.data import Dataset
 from autotuner.errors import ConfigurationError
 
 PRESETS: dict[str, TrainerConfig] = {
-    "fashion-tiny": TrainerConfig(name="fashion-tiny"),
+    "fashion-tiny": TrainerConfig(name="fashion-tiny", model={"width": 64, "depth": 3, "mlp_ratio": 2}),
     "fashion-small": TrainerConfig(
         name="fashion-small",
         model={"width": 128, "depth": 6, "mlp_ratio": 3},

@@ -11,7 +11,7 @@ from autotuner.diffusion.blas import mx
 from autotuner.diffusion.noise import rho_schedule, sigma_of_time
 from autotuner.diffusion.solvers import SOLVERS
 
-CHUNK = 64
+CHUNK = 32
 
 
 def student_schedule(steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
