@@ -86,11 +86,12 @@ class Prometheus:
         data = self.get("rules")
         return [rule for group in data["groups"] for rule in group["rules"]] if data else []
 
-    def unanswered(self, queries):
+    def unanswered(self, queries, before_each=lambda: None):
         """Names of the queries that have not found anything within the time allowed."""
         waiting = dict(queries)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while waiting and time.monotonic() < deadline:
+            before_each()
             waiting = {name: query for name, query in waiting.items() if not self.query(query)}
             time.sleep(0.2)
         return sorted(waiting)

@@ -21,10 +21,10 @@ def changing_snapshot():
     now = time.monotonic()
     seconds = int(now)
     batch = (16.0, 32.0)[seconds % 2]
-    run = replace(
-        RUN, step=seconds, images=64 * seconds, decisions=seconds, loss=1 / (1 + seconds % 60),
-        changes={("micro_batch", "up", "headroom"): seconds}, knobs=(KnobSnapshot("micro_batch", "images", (16, 32), batch, batch),),
-    )  # fmt: skip
+    knob = KnobSnapshot("micro_batch", "images", (16, 32), batch, batch)
+    changes = {("micro_batch", "up", "headroom"): seconds}
+    loss = 1 / (1 + seconds % 60)
+    run = replace(RUN, step=seconds, images=64 * seconds, decisions=seconds, loss=loss, changes=changes, knobs=(knob,))
     return replace(SNAPSHOT, unix_time=time.time(), machine=replace(MACHINE, time=now), runs=(run,))
 
 
