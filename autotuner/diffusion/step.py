@@ -60,7 +60,8 @@ class Learner:
         self._nothing = Pending(mx.zeros_like(weights), mx.array(0.0))
         self.pending = self._nothing
         captured = [denoiser.state] if frozen is None else [denoiser.state, frozen.state]
-        self._accumulate = mx.compile(self._accumulating(errors), inputs=captured)
+        # The denoiser is an output too: value_and_grad leaves the trace's placeholders in it.
+        self._accumulate = mx.compile(self._accumulating(errors), inputs=captured, outputs=[denoiser.state])
         self._apply = mx.compile(_applied)
         mx.eval(self.state, self._nothing)
 
