@@ -11,6 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# Before NumPy, whose own OpenBLAS reads it once: small products and eigenvectors get slower with more threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 
 CANDIDATES: tuple[str, ...] = tuple(
@@ -55,7 +58,7 @@ def load_openblas(paths: Iterable[str] = CANDIDATES, loader: Callable[..., Any] 
 
     The Linux wheel of MLX is linked to the reference BLAS (about 5 GFLOP/s); symbols that are already global win.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products get slower with two threads
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for path in paths:
         if Path(path).exists():
             try:
