@@ -29,6 +29,10 @@ class Knob:
     """Fewest decision intervals between two changes of this knob."""
     sentence: str
 
+    def shown(self, value: float) -> str:
+        """``value`` as people read it: ``64 MiB``, ``0.85``, ``28``."""
+        return f"{value / 2**20:g} MiB" if self.unit == "bytes" else f"{value:g}"
+
 
 KNOBS: tuple[Knob, ...] = (
     Knob("resolution", "pixels", 4, 4096, True, True, 3, "edge length of the training images"),

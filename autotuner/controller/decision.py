@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autotuner.knobs import find
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -20,7 +22,8 @@ class Change:
     @property
     def what(self) -> str:
         """``micro_batch 64 to 32``."""
-        return f"{self.knob} {self.from_value:g} to {self.to_value:g}"
+        knob = find(self.knob)
+        return f"{self.knob} {knob.shown(self.from_value)} to {knob.shown(self.to_value)}"
 
     @property
     def direction(self) -> str:

@@ -18,6 +18,8 @@ MEMORY = frozenset({"resolution", "micro_batch", "cache_limit", "distill"})
 NOT_LOAD = frozenset({"lr_scale", "timestep_density", "distill", "sampling_steps"})
 """Knobs whose downward move takes no load away, so stale telemetry freezes them both ways."""
 
+SETTLE_STEPS = 4
+
 
 @dataclass(frozen=True)
 class GuardLimits:
@@ -34,6 +36,8 @@ class GuardLimits:
     changes_per_hour: int = 240
     restore_from: float = 0.85
     """Share of the budget from which resolution goes back to where the script started."""
+    settle_seconds: float = 2.0
+    """After a change the guard waits so long, or SETTLE_STEPS steps if they take longer, before it takes the next by itself."""
 
 
 class Guard:
@@ -144,10 +148,16 @@ class Guard:
             return "memory_high"
         return "heat" if (window.machine.thermal_level or 0) >= self.limits.critical_heat else ""
 
-    def emergency(self, window: RunWindow, pinned: Container[str]) -> tuple[str, dict[str, int]]:
+    def settling(self, window: RunWindow, now: float) -> bool:
+        """Whether the newest change is too fresh for its effect to be seen in samples and sensors."""
+        step_seconds = window.last_sample.step_seconds if window.last_sample else 0.0
+        steps = SETTLE_STEPS * step_seconds if math.isfinite(step_seconds) else 0.0
+        return now - window.changed_at < max(self.limits.settle_seconds, steps)
+
+    def emergency(self, window: RunWindow, pinned: Container[str], now: float) -> tuple[str, dict[str, int]]:
         """The reason and the load-reducing moves (knob to new position) that critical pressure asks for now."""
         reason = self.critical(window)
-        if not reason:
+        if not reason or self.settling(window, now):
             return "", {}
         moves = self._to_bottom(window, "pace", pinned) if reason == "heat" else self._free_memory(window, pinned)
         return (reason, moves) if moves else ("", {})

@@ -152,7 +152,9 @@ class ControlLoop:
             return False
         if now - self._decided_at >= self.interval_seconds:
             return True
-        return not self.pending and now - self._decided_at >= 1.0 and bool(self.guard.emergency(self.window, self.pinned)[1])
+        if self.pending or now - self._decided_at < 1.0:
+            return False
+        return bool(self.guard.emergency(self.window, self.pinned, now)[1])
 
     def observe(self, now: float) -> tuple[float, ...]:
         """The observation at ``now``; ends the current interval."""
@@ -186,7 +188,7 @@ class ControlLoop:
     def _guarded_moves(self, now: float) -> tuple[str, dict[str, int]]:
         if self.pending:
             return "", {}
-        reason, moves = self.guard.emergency(self.window, self.pinned)
+        reason, moves = self.guard.emergency(self.window, self.pinned, now)
         if moves:
             return reason, moves
         return self.guard.obligation(self.window, self.pinned, self.pending, now)

@@ -58,6 +58,7 @@ class RunWindow:
         self.interval_count = 0
         self.closed_at = -math.inf
         self.changed: dict[str, tuple[int, int]] = {}  # knob -> (interval number, direction)
+        self.changed_at = -math.inf  # time of the newest change
         self.loss_comparable_from = 0  # interval number since when training losses measure the same thing
         self.first_time: float | None = None
         self.last_sample: Sample | None = None
@@ -149,6 +150,7 @@ class RunWindow:
             if old == new:
                 continue
             self.changed[knob.name] = (self.interval_count, 1 if new > old else -1)
+            self.changed_at = message.time
             if knob.name in ("resolution", "distill", "timestep_density"):
                 self.loss_comparable_from = self.interval_count + 1
         self.positions = positions

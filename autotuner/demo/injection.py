@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from autotuner.telemetry.heat import HeatModel, HeatState, find
 from autotuner.telemetry.scripted import InjectedState
 
-MEMORY_AWAY = (0.25, 0.45)
+MEMORY_AWAY = (0.20, 0.55)
 """Shares of the budget between which another program is pretended to hold memory."""
 MEMORY_LEFT = 0.62
 """What is left then, as a share of what the untouched run uses at its start values."""
 MEMORY_ROOMY = 2.0
 """What there is otherwise, in the same unit."""
-HEAT = (0.50, 0.85)
+HEAT = (0.60, 0.90)
 """Shares of the budget between which the pretended machine is one that overheats."""
 HEAT_PROFILE = "limit_cycle"
 HEAT_TIME_SCALE = 10.0

@@ -22,6 +22,7 @@ from autotuner.diffusion.injection import Injection
 from autotuner.diffusion.live import LiveKnobs
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.stages import Stages
+from autotuner.knobs import find
 from autotuner.messages import FLAG_CHECKPOINT, FLAG_FIRST_OF_SHAPE, FLAG_NOT_FINITE
 
 NAP_SECONDS = 0.4
@@ -135,6 +136,8 @@ class Trainer:
         changed = self.knobs.change(name, value, self.step + 1, self.seconds, by)
         if changed and name in _EFFECTS:
             _EFFECTS[name](self, value)
+        if changed and find(name).shape:
+            mx.clear_cache()  # buffers of the old shapes would stay: caches of several shapes add up
         return changed
 
     def restore_knobs(self, values: Mapping[str, float], changes: list[dict[str, Any]]) -> None:
@@ -149,6 +152,7 @@ class Trainer:
 
     def _limit_cache(self, value: float) -> None:
         mx.set_cache_limit(int(value))
+        mx.clear_cache()  # a lower limit is otherwise felt only at the next allocation
 
     def _set_density(self, value: float) -> None:
         self.stages.set_density(int(value))

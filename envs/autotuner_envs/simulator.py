@@ -54,7 +54,7 @@ class RunState:
     owed_seconds: float = 0.0
     """Time that compiles and evaluations still take from training."""
     cached_bytes: float = 0.0
-    """What the framework keeps for reuse, all shapes together."""
+    """What the framework keeps for reuse."""
     leaked_bytes: float = 0.0
     used_bytes: float = 0.0
     peak_bytes: float = 0.0
@@ -143,14 +143,15 @@ class Simulator:
     def _apply(self, asked: tuple[int, ...], records: list[Record]) -> None:
         if asked == self.positions:
             return
-        was = self.value("distill")
+        was, shape = self.value("distill"), self._shape()
         self.positions = asked
         self.revision += 1
         if self.value("distill") > 0 and was == 0 and self.state.student_of != self.state.fine_seen:
             self._new_student()
         if self.value("distill") != was:
             self.state.stage_entered = self.elapsed
-        self.state.cached_bytes = min(self.state.cached_bytes, self.value("cache_limit"))
+        if self._shape() != shape:
+            self.state.cached_bytes = 0.0  # the trainer clears the cache when shapes change
         records.append(Acknowledgement(self.revision, int(self.state.step), self.state.time, positions=asked))
 
     def _new_student(self) -> None:
@@ -183,6 +184,9 @@ class Simulator:
         if state.time >= state.next_evaluation:
             self._evaluate(records, stage, factor)
 
+    def _shape(self) -> tuple[float, float]:
+        return self.value("resolution"), self.value("micro_batch")
+
     def _ratio(self) -> float:
         return self.value("resolution") / self.scenario.full_resolution
 
@@ -191,7 +195,6 @@ class Simulator:
         if shape in self.state.shapes:
             return False
         self.state.shapes.add(shape)
-        self.state.cached_bytes += self.scenario.memory.cached_share * self._transient(stage)
         self.state.owed_seconds += self.scenario.step.compile_seconds
         return True
 
@@ -199,7 +202,7 @@ class Simulator:
         return self.scenario.memory.activations(self.value("micro_batch"), self._ratio(), stage)
 
     def _use_memory(self, stage: int, seconds: float) -> None:
-        """Bytes in use now; the cache grows with every new shape, unless limited."""
+        """Bytes in use now; the cache grows to what the shape needs, unless limited."""
         state, cost = self.state, self.scenario.memory
         transient = self._transient(stage)
         state.leaked_bytes += self.scenario.leak_bytes_per_second * seconds

@@ -14,6 +14,9 @@ from safetensors.numpy import save
 from autotuner.controller.actions import ACTION_NAMES
 from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
 
+KNOBS = ("resolution", "micro_batch", "sampling_steps", "distill", "pace", "cache_limit")
+"""Knobs that the policy may move when it serves: those whose effect was recorded, not assumed."""
+
 
 def arrays_of(model: Any) -> dict[str, np.ndarray]:
     """The policy head of a MaskablePPO model with two hidden layers, as float32 arrays; the value head stays behind."""
@@ -52,6 +55,7 @@ def write(directory: Path, name: str, arrays: dict[str, np.ndarray], facts: dict
         "observation_version": OBSERVATION_VERSION,
         "features": list(FEATURES),
         "actions": list(ACTION_NAMES),
+        "knobs": list(KNOBS),
         "hidden": [int(arrays["pi.0.weight"].shape[0]), int(arrays["pi.1.weight"].shape[0])],
         "activation": "tanh",
         "sha256": hashlib.sha256(data).hexdigest(),

@@ -205,7 +205,7 @@ def main(arguments: Sequence[str]) -> None:
         "split": {split: {"families": list(families(split)), "first_seed": SEEDS[split]} for split in SEEDS},
         "versions": versions(),
     }
-    directory = write(args.output, args.output.name, arrays_of(model), facts)
+    directory = write(args.output, "learned", arrays_of(model), facts)
     check_export(model, directory)
     print(f"wrote {directory}")
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from autotuner.errors import DeclarationError
-from autotuner.knobs import KNOB_NAMES, KNOBS, MAX_LADDER, declare
+from autotuner.knobs import KNOB_NAMES, KNOBS, MAX_LADDER, declare, find
 
 
 def test_a_ladder_is_sorted_and_keeps_where_the_script_starts():
@@ -52,3 +52,9 @@ def test_the_order_of_the_table_is_what_trained_policies_rely_on():
         "timestep_density",
     )
     assert all(knob.lower < knob.upper and knob.sentence for knob in KNOBS)
+
+
+def test_values_are_shown_as_people_read_them():
+    assert find("cache_limit").shown(2**26) == "64 MiB"
+    assert find("pace").shown(0.85) == "0.85"
+    assert find("resolution").shown(28) == "28"

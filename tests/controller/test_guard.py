@@ -284,3 +284,17 @@ def test_an_action_that_does_not_exist_is_refused(bench, action):
     decision = bench.loop.act(Choice(action, "policy"), bench.now)
     assert decision.vetoed == "illegal"
     assert decision.changes == ()
+
+
+def test_the_guard_looks_at_what_a_step_did_before_it_takes_the_next(bench):
+    bench.used = 800 * MEGABYTE
+    bench.pass_interval()
+    bench.machine(memory_pressure=2, memory_available_bytes=0)
+    first = bench.loop.decide(bench.now + 1.0)
+    bench.now += 1.0
+    bench.acknowledge(first)
+    assert not bench.loop.due(bench.now + 1.5)  # the machine still says critical, of before the change
+    assert bench.loop.due(bench.now + 2.5)
+    second = bench.loop.decide(bench.now + 2.5)
+    assert second.policy == "guard"
+    assert second.changes

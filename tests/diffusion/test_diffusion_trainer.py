@@ -143,6 +143,14 @@ def test_the_cache_limit_is_in_force(make_trainer):
     assert mx.set_cache_limit(2**30) == 2**26  # MLX answers with the limit that it had
 
 
+def test_a_switch_of_shapes_gives_cached_memory_back(make_trainer, take):
+    trainer = make_trainer()
+    take(trainer, 3)
+    assert mx.get_cache_memory() > 0
+    trainer.set_knob("micro_batch", 4)
+    assert mx.get_cache_memory() == 0
+
+
 def test_sampling_steps_are_those_of_the_preview(make_trainer, monkeypatch, tmp_path):
     asked = []
     trainer = make_trainer(out=tmp_path)

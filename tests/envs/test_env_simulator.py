@@ -89,12 +89,12 @@ def test_a_smaller_micro_batch_relieves_memory():
     assert small.state.images > large.state.images
 
 
-def test_caches_of_shapes_add_up_until_limited():
+def test_a_cache_follows_its_shape_until_limited():
     simulator = Simulator(scenario())
     run(simulator, 0.05)
-    one = simulator.state.cached_bytes
+    large = simulator.state.cached_bytes
     run(simulator, 0.05, micro_batch=16)
-    assert simulator.state.cached_bytes > one
+    assert 0 < simulator.state.cached_bytes < large
     run(simulator, 0.05, cache_limit=0.0)
     assert simulator.state.cached_bytes == 0
 
