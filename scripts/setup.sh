@@ -55,11 +55,16 @@ fi
 
 say "installing Python packages for $kind into $venv"
 started=$(date +%s)
-progress=on
-[ -t 1 ] || progress=off
-"$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar "$progress" ${CI:+-q} -e ".[$kind]" |
-    { grep -E '^(Collecting|Downloading|Installing|Successfully|ERROR|WARNING: (?!Location))|%|━' || true; }
-"$venv/bin/python" -c 'import autotuner.hook' ||
-    { say "the packages did not install; the lines above say why"; exit 1; }
+install() { "$venv/bin/python" -m pip install --disable-pip-version-check "$@" -e ".[$kind]"; }
+if [ -t 1 ]; then
+    install --progress-bar on
+else # no terminal: one line a package; the status travels in a file, since a pipe has only its last one's
+    status=$(mktemp)
+    { code=0; install --progress-bar off 2>&1 || code=$?; echo "$code" >"$status"; } |
+        { grep -E '^ *(Collecting|Downloading|Successfully|ERROR|error)' || true; }
+    code=$(cat "$status")
+    rm -f "$status"
+    [ "$code" = 0 ] || { say "pip failed with code $code; the lines above say why"; exit 1; }
+fi
 say "done in $(($(date +%s) - started)) s"
 touch "$venv/.$kind"
