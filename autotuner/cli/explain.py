@@ -11,6 +11,7 @@ from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.text import clock, day, duration, number, size
 from autotuner.controller.actions import ACTIONS
 from autotuner.journal import ChangeRecord, DecisionRecord, PinRecord, Reader, RunRecord, journal_path
+from autotuner.knobs import find
 
 DEFAULT_LAST = 20
 _INDENT = " " * 10
@@ -47,7 +48,7 @@ def _lines(
 ) -> Iterator[str]:
     state = found.outcome or "live"
     yield f"{found.run_id}: {state}, started {day(found.created_unix)}, mode {found.mode}, policy {found.policy}"
-    knobs = ", ".join(f"{name} {value:g}" for name, value in found.last_values.items())
+    knobs = ", ".join(f"{name} {find(name).shown(value)}" for name, value in found.last_values.items())
     if knobs:
         yield f"in force at step {found.step}: {knobs}"
     for pin in pins:

@@ -16,6 +16,7 @@ from autotuner.cli.text import day, duration, number, percent, size, table
 from autotuner.daemon.address import Address, read_address
 from autotuner.errors import AutotunerError
 from autotuner.journal import AdviceRecord, Reader, RunRecord, journal_path
+from autotuner.knobs import find
 
 ANSWER_SECONDS = 3.0
 RUNS_SHOWN = 12
@@ -118,11 +119,12 @@ def _knob_table(knobs: list[dict[str, Any]]) -> str:
 
 
 def _ladder(knob: dict[str, Any]) -> str:
-    return " ".join(f"[{value:g}]" if value == knob["acknowledged"] else f"{value:g}" for value in knob["values"])
+    row = find(knob["name"])
+    return " ".join(f"[{row.shown(v)}]" if v == knob["acknowledged"] else row.shown(v) for v in knob["values"])
 
 
 def _knob_note(knob: dict[str, Any]) -> str:
-    asked = f"asked for {knob['asked']:g}" if knob["asked"] != knob["acknowledged"] else ""
+    asked = f"asked for {find(knob['name']).shown(knob['asked'])}" if knob["asked"] != knob["acknowledged"] else ""
     return ", ".join(filter(None, (asked, "pinned" if knob["pinned"] else "")))
 
 
