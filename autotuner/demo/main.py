@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,8 @@ def parse(arguments: Sequence[str] | None) -> Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; exit code 0 done, 1 something failed, 130 interrupted."""
     options = parse(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal or a time limit must not leave children behind
+        signal.signal(number, _interrupt)
     screen = Screen()
     state = options.state or Path(tempfile.mkdtemp(prefix="autotuner-demo-"))
     logs = state / "demo-logs"
@@ -86,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.rmtree(state, ignore_errors=True)
     screen.say(f"\nreport: {report.resolve()}")
     return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 class Demo:
