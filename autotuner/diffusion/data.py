@@ -7,7 +7,7 @@ import hashlib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -188,6 +188,7 @@ FASHION_MD5 = {
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 """Checksums published with the dataset."""
+LAST_RESORT = "scikit-learn"
 FASHION_DIRECTORIES = (Path("/usr/share/datasets/fashion-mnist"),)
 FASHION_ADVICE = "apt-get install dataset-fashion-mnist, or pass --data with a folder of pictures or idx files"
 
@@ -231,7 +232,7 @@ def candidates(cache: Path) -> Iterator[tuple[str, Callable[[], Dataset]]]:
         origin = f"Fashion-MNIST from {directory}"
         yield str(directory), partial(read_idx_directory, directory, "fashion-mnist", origin)
     yield "download", partial(_downloaded, cache / "fashion-mnist")
-    yield "scikit-learn", digits
+    yield LAST_RESORT, digits
 
 
 def _downloaded(directory: Path) -> Dataset:
@@ -245,7 +246,11 @@ def find(path: Path | None = None, cache: Path | None = None) -> Dataset:
     failures = []
     for where, read in candidates(cache or Path.home() / ".cache" / "autotuner"):
         try:
-            return read()
+            dataset = read()
         except DatasetError as error:
             failures.append(f"{where}: {error}")
+            continue
+        if where != LAST_RESORT:
+            return dataset
+        return replace(dataset, origin=f"{dataset.origin}, because there is nothing better here ({'; '.join(failures)})")
     raise DatasetError("no images found. " + "; ".join(failures))

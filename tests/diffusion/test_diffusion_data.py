@@ -180,3 +180,15 @@ def test_the_digits_of_scikit_learn_are_the_offline_fallback():
     assert dataset.images.max() == 255
     assert dataset.classes == 10
     assert 0 < dataset.sigma_data < 1
+
+
+def test_falling_back_on_the_digits_says_what_failed_before(tmp_path, monkeypatch):
+    def fetch(url):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(data, "FASHION_DIRECTORIES", (tmp_path / "absent",))
+    monkeypatch.setattr(data, "_fetch", fetch)
+    dataset = data.find(cache=tmp_path)
+    assert dataset.name == "digits"
+    assert "absent" in dataset.origin
+    assert "unreachable" in dataset.origin
