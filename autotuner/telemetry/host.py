@@ -74,7 +74,7 @@ class Host:
         self.note(" ".join(argv), printed)
         return printed
 
-    def library(self, path: str) -> Any:
+    def load_library(self, path: str) -> Any:
         """A system library; raises Unavailable where there is none."""
         try:
             return self._load(path)

@@ -41,7 +41,7 @@ def footprint(pid: int, platform: str = sys.platform, host: Host | None = None) 
 
 def physical_footprint(pid: int, host: Host) -> int:
     """``ri_phys_footprint`` of a process of one's own; raises Unavailable."""
-    call = host.library(LIBPROC).proc_pid_rusage
+    call = host.load_library(LIBPROC).proc_pid_rusage
     call.argtypes, call.restype = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p], ctypes.c_int
     buffer = ctypes.create_string_buffer(_RUSAGE_BYTES)
     if call(pid, _RUSAGE_INFO_V0, buffer) != 0:

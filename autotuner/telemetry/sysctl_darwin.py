@@ -13,7 +13,7 @@ _CAPACITY_BYTES = 256
 
 def sysctl_bytes(host: Host, name: str) -> bytes:
     """The raw value; raises Unavailable where the name is unknown or forbidden."""
-    call = host.library(LIBSYSTEM).sysctlbyname
+    call = host.load_library(LIBSYSTEM).sysctlbyname
     call.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.c_void_p, ctypes.c_size_t]
     call.restype = ctypes.c_int
     buffer = ctypes.create_string_buffer(_CAPACITY_BYTES)

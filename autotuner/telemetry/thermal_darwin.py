@@ -66,7 +66,7 @@ class ThermalNotify:
         return (checked("thermal_level", state.value, self.source),)
 
     def _register(self) -> None:
-        library = self._host.library(LIBSYSTEM)
+        library = self._host.load_library(LIBSYSTEM)
         library.notify_register_check.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_int)]
         library.notify_register_check.restype = ctypes.c_uint32
         library.notify_get_state.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_uint64)]
@@ -110,8 +110,8 @@ class ProcessInfo:
         return (checked("thermal_level", PROCESS_INFO_LEVELS[state], self.source),)
 
     def _state(self) -> int:
-        self._host.library(FOUNDATION)  # brings the class into the runtime
-        objc = self._host.library(LIBOBJC)
+        self._host.load_library(FOUNDATION)  # brings the class into the runtime
+        objc = self._host.load_library(LIBOBJC)
         for lookup in (objc.objc_getClass, objc.sel_registerName):
             lookup.argtypes, lookup.restype = [ctypes.c_char_p], ctypes.c_void_p
         # Both messages return a pointer-sized integer in the same register; c_size_t keeps a state of 0 apart from None.

@@ -54,7 +54,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_library_is_named(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"/usr/lib/libNothing\.dylib cannot be loaded"):
-        Host(tmp_path).library("/usr/lib/libNothing.dylib")
+        Host(tmp_path).load_library("/usr/lib/libNothing.dylib")
 
 
 def test_a_recording_host_keeps_what_was_read_and_what_was_not(tmp_path: Path) -> None:
