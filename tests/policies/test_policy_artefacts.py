@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from autotuner_policies.catalog import ARTEFACTS, load, shipped
 from autotuner_policies.evaluate import document_of
-from autotuner_policies.export import read_card, write_card
+from autotuner_policies.export import KNOBS, read_card, write_card
 
 from autotuner.controller.learned import Learned
 from autotuner.errors import ArtefactError
@@ -18,7 +18,9 @@ RESULTS = Path(__file__).parents[2] / "policies" / "results"
 def test_every_shipped_artefact_loads():
     assert ARTEFACTS / "default" in shipped()
     for directory in shipped():
-        assert Learned.load(directory).name == directory.name
+        learned = Learned.load(directory)
+        assert learned.name == "learned"  # what people see in status, journal and metrics
+        assert set(learned.card["knobs"]) == set(KNOBS)
 
 
 @pytest.mark.parametrize("change", [{"observation_version": 0}, {"features": ["other"]}, {"actions": []}, {"sha256": "0" * 64}])

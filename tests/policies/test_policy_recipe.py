@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
-
-pytest.importorskip("sb3_contrib", reason="training needs the rl extra")
-
 from autotuner_policies import train_maskable_ppo as recipe
 from autotuner_policies.export import arrays_of, write
 
 from autotuner.controller.actions import ACTION_COUNT
 from autotuner.controller.learned import Learned
 from autotuner.controller.observation import FEATURES
+from autotuner.knobs import KNOB_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +17,7 @@ def model():
 
 
 def test_numpy_chooses_what_torch_chooses(model, tmp_path):
-    learned = Learned.load(write(tmp_path / "draft", "draft", arrays_of(model), {}))
+    learned = Learned.load(write(tmp_path / "draft", "draft", arrays_of(model), {"knobs": list(KNOB_NAMES)}))
     random = np.random.default_rng(0)
     observations = random.uniform(-1.0, 1.0, size=(1000, len(FEATURES))).astype(np.float32)
     masks = random.random((1000, ACTION_COUNT)) < 0.5
