@@ -152,9 +152,7 @@ class ControlLoop:
             return False
         if now - self._decided_at >= self.interval_seconds:
             return True
-        if self.pending or now - self._decided_at < 1.0:
-            return False
-        return bool(self.guard.emergency(self.window, self.pinned, now)[1])
+        return now - self._decided_at >= 1.0 and bool(self._emergency(now)[1])
 
     def observe(self, now: float) -> tuple[float, ...]:
         """The observation at ``now``; ends the current interval."""
@@ -185,11 +183,21 @@ class ControlLoop:
             choice = self.policy.choose(observation, mask)
         return self._decision_for(choice, now, mask, observation)
 
-    def _guarded_moves(self, now: float) -> tuple[str, dict[str, int]]:
-        if self.pending:
-            return "", {}
+    def _emergency(self, now: float) -> tuple[str, dict[str, int]]:
+        """What critical pressure asks for. It overtakes an ask that the script has not taken over yet, but not itself."""
         reason, moves = self.guard.emergency(self.window, self.pinned, now)
-        if moves:
+        if self.pending and self._with(moves) == self.asked:
+            return "", {}
+        return reason, moves
+
+    def _with(self, moves: dict[str, int]) -> tuple[int, ...]:
+        return tuple(
+            moves.get(knob.name, position) for knob, position in zip(self.declaration.knobs, self.positions, strict=True)
+        )
+
+    def _guarded_moves(self, now: float) -> tuple[str, dict[str, int]]:
+        reason, moves = self._emergency(now)
+        if moves or self.pending:
             return reason, moves
         return self.guard.obligation(self.window, self.pinned, self.pending, now)
 

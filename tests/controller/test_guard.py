@@ -298,3 +298,17 @@ def test_the_guard_looks_at_what_a_step_did_before_it_takes_the_next(bench):
     second = bench.loop.decide(bench.now + 2.5)
     assert second.policy == "guard"
     assert second.changes
+
+
+def test_an_emergency_overtakes_an_ask_that_the_script_has_not_taken_over(bench):
+    bench.pass_interval()
+    unanswered = bench.loop.act(Choice(action_index("pace", -1), "policy"), bench.now)
+    assert bench.loop.pending
+    bench.machine(memory_pressure=2, memory_available_bytes=0)
+    assert bench.loop.due(bench.now + 3.0)
+    decision = bench.loop.decide(bench.now + 3.0)
+    assert [change.knob for change in decision.changes] == ["micro_batch"]
+    assert not bench.loop.due(bench.now + 4.5)  # asked already, and not answered yet
+    bench.acknowledge(decision)
+    assert (bench.loop.pending, bench.value("micro_batch"), bench.value("pace")) == (False, decision.changes[0].to_value, 1.0)
+    assert unanswered.positions != bench.loop.positions
