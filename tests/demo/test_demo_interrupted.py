@@ -48,7 +48,7 @@ def test_an_interrupted_demo_stops_everything_that_it_started(tmp_path, number):
         demo.send_signal(number)
         assert demo.wait(timeout=60) == 130
     finally:
-        demo.kill()
-        demo.wait()
+        demo.terminate()  # not kill: what it started must end with it, also when an assertion failed
+        demo.wait(timeout=60)
     assert "everything that the demo started has been stopped" in (tmp_path / "log").read_text()
     until(lambda: not processes_that_name(str(state)), 10, "something still runs")
