@@ -92,7 +92,7 @@ class Evaluator:
 
     def measure(self, step: int, seconds: float, images: int, with_quality: bool) -> Evaluated:
         """One evaluation, its values plain numbers; ``took_seconds`` is left to who holds the clock."""
-        loss = float(np.nanmean(self.held_out_losses()))
+        loss = float(np.mean(self.held_out_losses()[: self._held_out.measured_bins]))
         who = "student" if self._stages.stage and self._stages.student else "teacher"
         steps = self._config.quality_steps
         quality = self.quality(who, steps) if with_quality else math.nan

@@ -23,6 +23,8 @@ class HeldOut:
     def __init__(self, images: np.ndarray, labels: np.ndarray, count: int) -> None:
         count = min(count, len(images))
         self.count = count
+        self.measured_bins = min(count, BINS)
+        """Noise levels that have an image: a NaN among them is the model's, not a gap."""
         self._images = np.asarray(images[:count])
         self._labels = np.asarray(labels[:count], np.int32)
         self._noise = np.random.default_rng(SEED).standard_normal(self._images.shape).astype(np.float32)

@@ -220,6 +220,20 @@ def test_held_out_loss_is_of_the_averaged_weights(make_trainer, take):
     assert not np.array_equal(before, trainer.evaluator.held_out_losses())
 
 
+def test_a_model_that_fails_at_one_noise_level_has_no_held_out_loss(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    losses = trainer.evaluator.held_out_losses().copy()
+    losses[3] = np.nan
+    monkeypatch.setattr(trainer.evaluator, "held_out_losses", lambda: losses)
+    assert math.isnan(trainer.evaluator.measure(1, 1.0, 16, False).held_out_loss)
+
+
+def test_a_held_out_part_smaller_than_the_noise_levels_is_measured_where_it_can_be(make_trainer):
+    trainer = make_trainer(held_out_images=3)
+    assert np.isnan(trainer.evaluator.held_out_losses()).sum() == 7
+    assert math.isfinite(trainer.evaluator.measure(1, 1.0, 16, False).held_out_loss)
+
+
 def test_the_budget_ends_the_run_and_evaluations_count_in_it(make_trainer, clock):
     clock.tick = 0.05
     trainer = make_trainer(seconds=20.0, evaluate_every_steps=None)
