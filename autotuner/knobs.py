@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from autotuner.errors import DeclarationError
@@ -86,8 +85,8 @@ def declare(name: str, start: float, values: tuple[float, ...] | list[float], ef
     if len(ladder) > MAX_LADDER:
         raise DeclarationError(f"knob {name!r}: {len(ladder)} values; at most {MAX_LADDER} are allowed")
     for value in ladder:
-        finite = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not finite or not knob.lower <= value <= knob.upper or (knob.integer and value != int(value)):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not knob.lower <= value <= knob.upper or (knob.integer and value != int(value)):
             kind = "a whole number" if knob.integer else "a number"
             raise DeclarationError(
                 f"knob {name!r}: value {value!r}; allowed is {kind} from {knob.lower} to {knob.upper} {knob.unit}"

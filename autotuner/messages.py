@@ -147,7 +147,7 @@ class Declaration:
         """Parse and check; raises ProtocolError for damage or another version, DeclarationError for bad values."""
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ProtocolError(f"run.json is not JSON: {error}") from None
         if not isinstance(document, dict):
             raise ProtocolError(f"run.json holds {type(document).__name__}, expected an object")
@@ -165,7 +165,11 @@ class Declaration:
         return declaration
 
     def check(self) -> None:
-        """Raise DeclarationError unless every bounded field is within its bounds."""
+        """Raise DeclarationError unless every field has its type and every bounded field is within its bounds."""
+        for name, declared in self.__dataclass_fields__.items():
+            allowed = _ALLOWED.get(str(declared.type))
+            if allowed and not (isinstance(getattr(self, name), allowed[0]) and _is_plain(getattr(self, name))):
+                raise DeclarationError(f"{name} {getattr(self, name)!r:.80}; allowed is {allowed[1]}")
         names = [knob.name for knob in self.knobs]
         if len(names) != len(set(names)):
             raise DeclarationError(f"a knob is declared twice: {names}")
@@ -184,6 +188,23 @@ class Declaration:
     def start(self) -> tuple[int, ...]:
         """The ladder positions that the script starts with, in the order of ``knobs``."""
         return tuple(knob.start for knob in self.knobs)
+
+
+_ALLOWED: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "a string"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a finite number"),
+    "int | None": ((int, type(None)), "a whole number or null"),
+    "float | None": ((int, float, type(None)), "a finite number or null"),
+    "dict[str, Any]": ((dict,), "an object"),
+    "dict[str, list[Any]]": ((dict,), "an object"),
+}
+"""Annotation of a field to what it may hold."""
+
+
+def _is_plain(value: object) -> bool:
+    """Not a truth value, and no number that a float cannot hold."""
+    return not isinstance(value, bool) and (not isinstance(value, (int, float)) or -1e300 < value < 1e300)
 
 
 _RUN_ID_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 
 import pytest
 
@@ -51,3 +53,31 @@ def test_a_wrong_declaration_is_named(change, error, message):
 def test_a_damaged_declaration_raises_only_our_errors(text):
     with pytest.raises(AutotunerError):
         Declaration.from_json(text)
+
+
+FIELDS = sorted(set(json.loads(DECLARATION.to_json())) - {"knobs"})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("value", ["x", [], [1], {"a": 1}, True, 10**400, math.nan, -math.inf, 1.5])
+def test_a_field_of_a_wrong_type_raises_only_our_errors(name, value):
+    document = {**json.loads(DECLARATION.to_json()), name: value}
+    with contextlib.suppress(ProtocolError, DeclarationError):
+        Declaration.from_json(json.dumps(document)).check()
+
+
+@pytest.mark.parametrize("name", ["name", "budget_seconds", "max_shapes", "budget_steps", "created_unix", "model"])
+def test_a_field_of_a_wrong_type_is_named(name):
+    document = {**json.loads(DECLARATION.to_json()), name: [1]}
+    with pytest.raises(DeclarationError, match=rf"{name} \[1\]; allowed is "):
+        Declaration.from_json(json.dumps(document))
+
+
+def test_nesting_without_end_is_named():
+    with pytest.raises(ProtocolError, match="not JSON"):
+        Declaration.from_json("[" * 500_000)
+
+
+def test_a_ladder_value_beyond_any_float_is_named():
+    with pytest.raises(DeclarationError, match="pace"):
+        declare("pace", 1.0, [0.5, 1.0, 10**400])

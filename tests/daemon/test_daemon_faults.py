@@ -231,3 +231,18 @@ def test_a_run_that_ends_between_the_last_tick_and_the_stop_is_written_down(tmp_
     daemon.stop(at(1.5))
     with Reader(daemon.journal.path) as journal:
         assert journal.runs()[0].outcome == "finished"
+
+
+def test_a_declaration_that_is_wrong_in_any_way_costs_that_run_alone(tmp_path, daemon, cats):
+    for number, text in enumerate(('{"version": 1, "budget_seconds": "long"}', "[" * 500_000)):
+        wrong = tmp_path / "runs" / f"wrong-{number}"
+        wrong.mkdir()
+        (wrong / "run.json").write_text(text)
+    dogs = FakeRun(tmp_path, "dogs-1")
+    document = dogs.declaration.to_json().replace('"budget_seconds": 600.0', '"budget_seconds": "long"')
+    (dogs.directory / "run.json").write_text(document)
+    with capture_logs() as logs:
+        daemon.tick(at(1.0))
+        daemon.tick(at(2.0))
+    assert list(daemon.live) == ["cats-1"]
+    assert sorted(log["directory"] for log in logs if log["event"] == "run_ignored") == ["dogs-1", "wrong-0", "wrong-1"]
