@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,9 +48,10 @@ class RunFiles:
             lost_before = self._ring.lost
             records = self._ring.read()
             self._sequence = self._ring.sequence
-            self.lost += self._ring.lost - lost_before
+            sound = [record for record in records if math.isfinite(record.time)]
+            self.lost += self._ring.lost - lost_before + len(records) - len(sound)
             self.problem = ""
-            return records
+            return sound
         except (AutotunerError, OSError) as error:
             self.problem = f"telemetry cannot be read: {error}"
             self._close_ring()

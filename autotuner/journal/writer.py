@@ -169,7 +169,7 @@ class Journal(Reader):
             yield count
 
     def _queue(self, statement: str, arguments: tuple[Any, ...]) -> None:
-        self._waiting.append((statement, arguments))
+        self._waiting.append((statement, tuple(map(_storable, arguments))))
         if len(self._waiting) > MAX_WAITING_ROWS:
             disposable = (i for i, (sql, _) in enumerate(self._waiting) if sql.startswith(_DISPOSABLE))
             del self._waiting[next(disposable, 0)]
@@ -179,6 +179,13 @@ class Journal(Reader):
             return self._connection.execute(statement, arguments)
         except sqlite3.Error as error:
             raise JournalError(f"journal {self.path}: {error}") from None
+
+
+def _storable(value: Any) -> Any:
+    """``value`` as SQLite can hold it: a row that it refuses would be refused at every commit, with all others."""
+    if isinstance(value, int):
+        return min(max(value, -(2**63)), 2**63 - 1)
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 _DISPOSABLE = tuple(f"INSERT OR REPLACE INTO {table.name} " for table in TABLES if table.name in _RETAINED_BY)

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from autotuner.errors import JournalError
 from autotuner.journal import Reader, model_key
-from autotuner.messages import FLAG_OUT_OF_MEMORY
+from autotuner.messages import FLAG_OUT_OF_MEMORY, Evaluation
 from tests.suites.fake_run import GIB, FakeMachine, FakeRun
 from tests.suites.hand_driven_daemon import UNIX, Wishes, at, kill, start_daemon
 
@@ -246,3 +246,23 @@ def test_a_declaration_that_is_wrong_in_any_way_costs_that_run_alone(tmp_path, d
         daemon.tick(at(2.0))
     assert list(daemon.live) == ["cats-1"]
     assert sorted(log["directory"] for log in logs if log["event"] == "run_ignored") == ["dogs-1", "wrong-0", "wrong-1"]
+
+
+def test_numbers_that_no_journal_can_hold_cost_neither_the_daemon_nor_the_other_rows(daemon, cats):
+    cats.train(0.0, 1.0)
+    cats.sample(1.5, memory=2**64 - 1)
+    cats.ring.evaluation(Evaluation(3, float("nan"), 0.5))
+    daemon.tick(at(1.5))
+    cats.sample(2.5)
+    daemon.tick(at(2.5))
+    assert not daemon.frozen
+    assert [row.step for row in daemon.journal.telemetry("cats-1")] == [4, 5]
+    assert daemon.journal.telemetry("cats-1")[0].active_bytes == 2**63 - 1
+    assert (daemon.journal.evaluations("cats-1"), daemon.live["cats-1"].files.lost) == ([], 1)
+
+
+def test_a_name_that_is_no_unicode_text_does_not_end_the_daemon(tmp_path, daemon, cats):
+    dogs = FakeRun(tmp_path, "dogs-1")
+    dogs.declare(replace(dogs.declaration, name="d\udcffgs"))
+    daemon.tick(at(1.0))
+    assert sorted(run.name for run in daemon.journal.runs()) == ["cats", "d?gs"]
