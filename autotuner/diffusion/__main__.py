@@ -90,8 +90,10 @@ def _train(options: argparse.Namespace) -> int:
             return 1
         document = result.conclude(trainer, options.out)
     qualities = ", ".join(f"{row['who']} {row['steps']} steps {row['quality']:.1f}" for row in document["final_qualities"])
+    value = document["quality_floor"]
+    floor = f"real images: {value:.1f}" if value == value else "too few held-out images to say what real ones have"
     print(f"{document['steps']} steps, held-out loss {document['held_out_loss']:.4f}")
-    print(f"{document['quality_metric']} (real images: {document['quality_floor']:.1f}): {qualities}")
+    print(f"{document['quality_metric']} ({floor}): {qualities}")
     return 0
 
 

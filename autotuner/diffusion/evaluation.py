@@ -65,7 +65,9 @@ class Evaluator:
 
     @cached_property
     def floor(self) -> float:
-        """Distance that as many real held-out images have: no sampler can be expected below it."""
+        """Distance that as many real held-out images have, NaN when there are fewer: no sampler can be expected below it."""
+        if len(self._dataset.held_out_images) < self._config.quality_images:
+            return math.nan
         return self.features.distance(self._dataset.held_out_images[: self._config.quality_images])
 
     def held_out_losses(self) -> np.ndarray:

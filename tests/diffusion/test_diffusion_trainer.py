@@ -234,6 +234,11 @@ def test_a_held_out_part_smaller_than_the_noise_levels_is_measured_where_it_can_
     assert math.isfinite(trainer.evaluator.measure(1, 1.0, 16, False).held_out_loss)
 
 
+def test_there_is_no_floor_without_as_many_real_images_as_are_sampled(make_trainer):
+    assert math.isfinite(make_trainer(quality_images=60).evaluator.floor)
+    assert math.isnan(make_trainer(quality_images=61).evaluator.floor)
+
+
 def test_the_budget_ends_the_run_and_evaluations_count_in_it(make_trainer, clock):
     clock.tick = 0.05
     trainer = make_trainer(seconds=20.0, evaluate_every_steps=None)
