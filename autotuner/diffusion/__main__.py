@@ -123,15 +123,20 @@ def _configured(config: Any, options: argparse.Namespace) -> Any:
 
 def _attached(config: Any, space: dict[str, list[int]], options: argparse.Namespace) -> tuple[Any, Any]:
     """The run, and the configuration with the architecture that the search proposes for it."""
-    from autotuner.diffusion import features
+    from autotuner.diffusion import checkpoint, features
     from autotuner.diffusion.inert import NoRun
     from autotuner.hook import attach, knob
 
     if options.no_hook:
         return config, NoRun()
+    ladders = {name: row.values for name, row in config.declarations().items()}
+    start = {name: row.values[row.start] for name, row in config.declarations().items()}
+    if options.resume:  # the daemon knows only what is declared: the values in force, not those of the first start
+        saved = checkpoint.knobs(options.out / checkpoint.FILE_NAME)
+        start |= {name: value for name, value in saved.items() if value in ladders.get(name, ())}
     run = attach(
         config.name,
-        knobs={name: knob(row.values[row.start], row.values) for name, row in config.declarations().items()},
+        knobs={name: knob(start[name], values) for name, values in ladders.items()},
         model=config.model,
         framework="mlx",
         budget_seconds=config.seconds,

@@ -74,6 +74,11 @@ def read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
     return vectors, document
 
 
+def knobs(path: Path) -> dict[str, float]:
+    """The knob values in force when the checkpoint was written. Raises CheckpointError."""
+    return dict(read(path)[1]["knobs"])
+
+
 def samples(path: Path, who: str, steps: int, count: int, seed: int) -> np.ndarray:
     """uint8 images of the teacher or student in a checkpoint; needs no dataset. Raises CheckpointError."""
     vectors, document = read(path)

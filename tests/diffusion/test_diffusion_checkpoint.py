@@ -155,6 +155,20 @@ def test_the_command_trains_resumes_and_samples(tmp_path, capsys, monkeypatch):
     assert "from step 3" in capsys.readouterr().out
 
 
+def test_a_resumed_run_tells_the_hook_the_values_that_it_resumes_with(tiny_config, make_trainer, take, tmp_path):
+    first = make_trainer()
+    first.set_knob("resolution", 4)
+    first.set_knob("lr_scale", 0.5)
+    take(first, 2)
+    checkpoint.save(first, tmp_path / checkpoint.FILE_NAME)
+    options = command.parser().parse_args(["train", "--out", str(tmp_path), "--state-dir", str(tmp_path), "--resume"])
+    _, run = command._attached(tiny_config, presets.SEARCH_SPACE["dit"], options)
+    second = make_trainer(run)
+    checkpoint.restore(second, tmp_path / checkpoint.FILE_NAME)
+    with run:
+        assert {name: run.knobs[name] for name in second.knobs.to_dict()} == second.knobs.to_dict()
+
+
 def test_the_command_answers_a_wrong_value_in_one_line(tmp_path, capsys):
     assert command.main(["train", "--out", str(tmp_path), "--data", str(tmp_path / "absent"), "--no-hook"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
