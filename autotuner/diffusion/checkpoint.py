@@ -56,7 +56,7 @@ def restore(trainer: Trainer, path: Path) -> None:
     stages.stage, stages.images, stages.student_of = document["stage"], document["learned"], document["student_of"]
     trainer.step, trainer.images, trainer.seconds_before = document["step"], document["images"], document["seconds"]
     trainer.not_finite_steps, trainer.lr_scale = document["not_finite_steps"], document["lr_scale"]
-    trainer.stage_entered = document["stage_entered"]
+    trainer.stage_entered, trainer.peak_bytes = document["stage_entered"], document.get("peak_bytes", 0)
     trainer.evaluations = [Evaluated(**row) for row in document["evaluations"]]
     trainer.restore_knobs(document["knobs"], document["changes"])
 
@@ -136,6 +136,7 @@ def _document(trainer: Trainer) -> dict[str, Any]:
         "learned": trainer.stages.images,
         "student_of": trainer.stages.student_of,
         "not_finite_steps": trainer.not_finite_steps,
+        "peak_bytes": trainer.peak_bytes,
         "lr_scale": trainer.lr_scale,
         "knobs": trainer.knobs.to_dict(),
         "changes": trainer.knobs.history(),

@@ -169,6 +169,17 @@ def test_a_resumed_run_tells_the_hook_the_values_that_it_resumes_with(tiny_confi
         assert {name: run.knobs[name] for name in second.knobs.to_dict()} == second.knobs.to_dict()
 
 
+def test_a_resumed_run_remembers_its_peak(make_trainer, take, tmp_path):
+    first = make_trainer()
+    take(first, 1)
+    first.peak_bytes = 2**50
+    checkpoint.save(first, tmp_path / checkpoint.FILE_NAME)
+    second = make_trainer()
+    checkpoint.restore(second, tmp_path / checkpoint.FILE_NAME)
+    take(second, 1)
+    assert second.peak_bytes == 2**50
+
+
 def test_the_command_answers_a_wrong_value_in_one_line(tmp_path, capsys):
     assert command.main(["train", "--out", str(tmp_path), "--data", str(tmp_path / "absent"), "--no-hook"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
