@@ -46,6 +46,10 @@ def restore(trainer: Trainer, path: Path) -> None:
     for name in ("network", "model", "fixed", "batch", "seed"):
         if document["config"][name] != config[name]:
             raise CheckpointError(f"{path}: {name} was {document['config'][name]!r}, this training has {config[name]!r}")
+    for name in ("name", "resolution", "channels", "classes"):
+        was, now = document["data"][name], getattr(trainer.dataset, name)
+        if was != now:
+            raise CheckpointError(f"{path}: {name} of the images was {was!r}, this training has {now!r}")
     stages = trainer.stages
     try:
         stages.teacher.restore(_state(vectors, "teacher"))

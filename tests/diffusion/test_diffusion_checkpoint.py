@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,16 @@ def test_a_resumed_run_remembers_its_peak(make_trainer, take, tmp_path):
     checkpoint.restore(second, tmp_path / checkpoint.FILE_NAME)
     take(second, 1)
     assert second.peak_bytes == 2**50
+
+
+def test_a_checkpoint_of_other_images_is_refused_with_both_values(make_trainer, tmp_path):
+    path = tmp_path / checkpoint.FILE_NAME
+    first = make_trainer()
+    checkpoint.save(first, path)
+    second = make_trainer()
+    second.dataset = replace(second.dataset, name="dots")
+    with pytest.raises(checkpoint.CheckpointError, match="'stripes'.*'dots'"):
+        checkpoint.restore(second, path)
 
 
 def test_the_command_answers_a_wrong_value_in_one_line(tmp_path, capsys):
