@@ -72,7 +72,7 @@ def _train(options: argparse.Namespace) -> int:
     from autotuner.diffusion.trainer import Trainer
 
     dataset = data.find(options.data)
-    config = _configured(presets.fitted(presets.find(options.preset), dataset), options)
+    config = _configured(presets.find(options.preset), dataset, options)
     config, run = _attached(config, presets.SEARCH_SPACE[config.network], options)
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"{dataset.origin}; {status().sentence}")
@@ -113,12 +113,15 @@ def _drive(trainer: Any, path: Path) -> None:
         checkpoint.save(trainer, path)
 
 
-def _configured(config: Any, options: argparse.Namespace) -> Any:
+def _configured(config: Any, dataset: Any, options: argparse.Namespace) -> Any:
+    """The preset with the options in force; the architecture comes first, because the resolution ladder follows it."""
+    from autotuner.diffusion import presets
+
     given = {name: getattr(options, name) for name in ("width", "depth", "mlp_ratio")}
     model = {**config.model, **{name: value for name, value in given.items() if value is not None}}
     names = ("name", "seconds", "steps", "seed", "learning_rate", "micro_batch", "resolution")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return replace(config, model=model, **chosen)
+    return replace(presets.fitted(replace(config, model=model), dataset), **chosen)
 
 
 def _attached(config: Any, space: dict[str, list[int]], options: argparse.Namespace) -> tuple[Any, Any]:

@@ -187,8 +187,17 @@ def test_a_checkpoint_of_other_images_is_refused_with_both_values(make_trainer, 
     checkpoint.save(first, path)
     second = make_trainer()
     second.dataset = replace(second.dataset, name="dots")
-    with pytest.raises(checkpoint.CheckpointError, match="'stripes'.*'dots'"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"'stripes'.*'dots'"):
         checkpoint.restore(second, path)
+
+
+def test_an_architecture_that_the_ladder_does_not_fit_is_fitted_or_refused(tmp_path, capsys, monkeypatch):
+    from autotuner.diffusion import data
+
+    monkeypatch.setattr(data, "find", lambda path: data.digits())
+    arguments = ["train", "--out", str(tmp_path), "--no-hook", "--preset", "unet-tiny", "--steps", "1", "--depth", "5"]
+    assert command.main(arguments) == 2
+    assert "needs a multiple of 16" in capsys.readouterr().err
 
 
 def test_the_command_answers_a_wrong_value_in_one_line(tmp_path, capsys):
