@@ -85,6 +85,7 @@ class Trainer:
         """Whether a checkpoint was written since the last step."""
         self.peak_bytes = 0
         self.shapes: set[tuple[int, int, bool]] = set()
+        self._traced: set[tuple[int, int, bool]] = set()
         self._began: float | None = None
         self.lr_scale = 1.0
         self.stage_entered = 0.0
@@ -147,7 +148,10 @@ class Trainer:
         self._set_density(self.knobs["timestep_density"])
 
     def _enter_stage(self, value: float) -> None:
+        before = self.stages.student
         self.stages.enter(int(value))
+        if self.stages.student is not before:  # a new student is a new compiled step
+            self._traced = {shape for shape in self._traced if not shape[2]}
         self.stage_entered = self.budget_used
 
     def _limit_cache(self, value: float) -> None:
@@ -215,7 +219,8 @@ class Trainer:
 
     def _first_of_shape(self, resolution: int, micro_batch: int) -> int:
         shape = (resolution, micro_batch, self.stages.stage > 0)
-        first = shape not in self.shapes
+        first = shape not in self._traced
+        self._traced.add(shape)
         self.shapes.add(shape)
         return FLAG_FIRST_OF_SHAPE if first else 0
 

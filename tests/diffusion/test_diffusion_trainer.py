@@ -292,6 +292,13 @@ def test_going_back_to_the_teacher_keeps_the_student_aside(make_trainer):
     assert trainer.stages.images == {"teacher": 6 * 16, "student": 3 * 16}
 
 
+def test_the_first_step_of_a_new_student_is_marked_because_it_is_traced_anew(make_trainer):
+    daemon = Daemon({2: Changes(distill=(0, 1)), 4: Changes(distill=(1, 0)), 6: Changes(distill=(0, 1))}, guided=True)
+    records = list(make_trainer(daemon, steps=8).steps())
+    assert [r.stage for r in records] == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert [bool(r.flags & FLAG_FIRST_OF_SHAPE) for r in records] == [True, False, True, False, False, False, True, False]
+
+
 def test_an_injected_machine_stretches_the_step_and_is_reported(make_trainer, clock, tmp_path):
     path = tmp_path / "machine.json"
     InjectedState(time=100.0, frequency_ratio=0.5).write(path)
