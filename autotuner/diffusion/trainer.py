@@ -269,6 +269,7 @@ class Trainer:
         measured = self.evaluator.measure(self.step, self.seconds, self.images, with_quality)
         if self._out is not None:
             self._preview(self._out)
+        self.peak_bytes = max(self.peak_bytes, mx.get_peak_memory())
         measured = replace(measured, took_seconds=self._clock() - began)
         self.evaluations.append(measured)
         self.run.evaluation(

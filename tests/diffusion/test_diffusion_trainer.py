@@ -299,6 +299,15 @@ def test_the_first_step_of_a_new_student_is_marked_because_it_is_traced_anew(mak
     assert [bool(r.flags & FLAG_FIRST_OF_SHAPE) for r in records] == [True, False, True, False, False, False, True, False]
 
 
+def test_the_peak_of_a_run_includes_its_evaluations(make_trainer, take):
+    trainer = make_trainer(micro_batch=4)
+    take(trainer, 1)
+    trainer.peak_bytes = 0
+    mx.reset_peak_memory()
+    trainer.evaluate(with_quality=True)
+    assert trainer.peak_bytes == mx.get_peak_memory()
+
+
 def test_an_injected_machine_stretches_the_step_and_is_reported(make_trainer, clock, tmp_path):
     path = tmp_path / "machine.json"
     InjectedState(time=100.0, frequency_ratio=0.5).write(path)
