@@ -13,7 +13,7 @@ from autotuner.diffusion.blas import mx
 BINS = 20
 LN_SIGMA_MIN, LN_SIGMA_MAX = math.log(0.01), math.log(40.0)
 FLOOR = 0.2 / BINS
-"""Least probability of a bin, so that no noise level starves."""
+"""Least probability of a bin, so that no noise level starves: a fifth of every density is uniform in ln sigma."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ def _normal(mean: float, deviation: float) -> Callable[[np.ndarray], np.ndarray]
 
 P_MEAN, P_STD = -1.0, 1.2
 DENSITIES: tuple[Density, ...] = (
-    Density("lognormal", _normal(P_MEAN, P_STD), "ln sigma ~ N(-1.0, 1.2): the reference that the loss is corrected to"),
+    Density("lognormal", _normal(P_MEAN, P_STD), "ln sigma ~ N(-1.0, 1.2) and FLOOR: the reference that the loss is corrected to"),
     Density("low_noise", _normal(P_MEAN - 0.7, P_STD), "more small noise levels: fine detail"),
     Density("high_noise", _normal(P_MEAN + 0.7, P_STD), "more large noise levels: global structure"),
     Density("uniform", np.ones_like, "every ln sigma equally often"),
 )
-"""The knob timestep_density is an index into this table: append, never reorder."""
+"""The knob timestep_density is an index into this table: append, never reorder. Students draw times, not levels."""
 
 
 def probabilities(index: int) -> np.ndarray:
