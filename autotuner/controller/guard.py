@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from autotuner.controller.actions import ACTIONS, Action
@@ -138,15 +138,16 @@ class Guard:
         limit = window.limit_bytes
         return window.used / limit if limit else 0.0
 
-    def critical(self, window: RunWindow) -> str:
-        """Why the guard must act without the policy: a row of REASONS; empty when it need not."""
+    def critical(self, window: RunWindow) -> Iterator[str]:
+        """Why the guard must act without the policy: rows of REASONS, the most urgent first; none when it need not."""
         if window.out_of_memory:
-            return "out_of_memory"
+            yield "out_of_memory"
         if (window.machine.memory_pressure or 0) >= 2:
-            return "memory_pressure"
+            yield "memory_pressure"
         if self._memory_share(window) > self.limits.critical_share:
-            return "memory_high"
-        return "heat" if (window.machine.thermal_level or 0) >= self.limits.critical_heat else ""
+            yield "memory_high"
+        if (window.machine.thermal_level or 0) >= self.limits.critical_heat:
+            yield "heat"
 
     def settling(self, window: RunWindow, now: float) -> bool:
         """Whether the newest change is too fresh for its effect to be seen in samples and sensors."""
@@ -156,11 +157,13 @@ class Guard:
 
     def emergency(self, window: RunWindow, pinned: Container[str], now: float) -> tuple[str, dict[str, int]]:
         """The reason and the load-reducing moves (knob to new position) that critical pressure asks for now."""
-        reason = self.critical(window)
-        if not reason or self.settling(window, now):
+        if self.settling(window, now):
             return "", {}
-        moves = self._to_bottom(window, "pace", pinned) if reason == "heat" else self._free_memory(window, pinned)
-        return (reason, moves) if moves else ("", {})
+        for reason in self.critical(window):
+            moves = self._to_bottom(window, "pace", pinned) if reason == "heat" else self._free_memory(window, pinned)
+            if moves:
+                return reason, moves
+        return "", {}
 
     def _to_bottom(self, window: RunWindow, knob: str, pinned: Container[str]) -> dict[str, int]:
         i = window.index.get(knob, -1)

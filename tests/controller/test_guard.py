@@ -312,3 +312,11 @@ def test_an_emergency_overtakes_an_ask_that_the_script_has_not_taken_over(bench)
     bench.acknowledge(decision)
     assert (bench.loop.pending, bench.value("micro_batch"), bench.value("pace")) == (False, decision.changes[0].to_value, 1.0)
     assert unanswered.positions != bench.loop.positions
+
+
+def test_heat_is_answered_where_no_knob_frees_memory():
+    bench = make_bench(declaration=a_declaration((declare("pace", 1.0, [0.5, 1.0]),)))
+    bench.pass_interval()
+    bench.machine(memory_pressure=2, thermal_level=3)
+    decision = bench.loop.decide(bench.now)
+    assert [(change.knob, change.to_value, change.reason) for change in decision.changes] == [("pace", 0.5, "heat")]
