@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotuner.controller.actions import ACTION_COUNT, ACTIONS, HOLD
 from autotuner.controller.decision import Change, Decision, Effect
-from autotuner.controller.guard import Guard, GuardLimits
+from autotuner.controller.guard import NOT_LOAD, Guard, GuardLimits
 from autotuner.controller.observation import moved, observe, predicted_bytes
 from autotuner.controller.policy import Choice, Policy
 from autotuner.controller.reasons import REASONS
@@ -80,6 +80,7 @@ class ControlLoop:
         """Knob to who pinned it: ``you`` or ``script``."""
         self.asked = declaration.start
         self.pending = False
+        self._asked_revision = 0
         self._asked_knobs: tuple[str, ...] = ()
         self._decided_at = -math.inf
         self._measurements: list[_Measurement] = []
@@ -102,6 +103,8 @@ class ControlLoop:
         before, revision_before = self.positions, self.window.revision
         self.window.acknowledged(message)
         if message.refused:
+            if message.revision < self._asked_revision:
+                return  # it speaks of an ask that a newer one has overtaken
             if self.pending:
                 self.guard.quarantine.add(self.asked)
             self.abandon()
@@ -134,6 +137,10 @@ class ControlLoop:
     def quarantine(self, positions: tuple[int, ...]) -> None:
         """Never ask for these positions: a run ended with them."""
         self.guard.quarantine.add(tuple(positions))
+
+    def delivered(self, revision: int) -> None:
+        """The newest ask stands in the page under this number."""
+        self._asked_revision = revision
 
     def abandon(self) -> None:
         """Forget an ask that was never delivered (shadow mode) or was refused."""
@@ -186,14 +193,27 @@ class ControlLoop:
     def _emergency(self, now: float) -> tuple[str, dict[str, int]]:
         """What critical pressure asks for. It overtakes an ask that the script has not taken over yet, but not itself."""
         reason, moves = self.guard.emergency(self.window, self.pinned, now)
-        if self.pending and self._with(moves) == self.asked:
-            return "", {}
-        return reason, moves
+        if not moves or not self.pending:
+            return reason, moves
+        both = self._with_what_is_asked(moves)
+        if not self.guard.shape_verdict(self.window, self._with(both)):
+            moves = both
+        return ("", {}) if self._with(moves) == self.asked else (reason, moves)
 
     def _with(self, moves: dict[str, int]) -> tuple[int, ...]:
         return tuple(
             moves.get(knob.name, position) for knob, position in zip(self.declaration.knobs, self.positions, strict=True)
         )
+
+    def _with_what_is_asked(self, moves: dict[str, int]) -> dict[str, int]:
+        """``moves`` and what the overtaken ask takes away or a person asked for: the script may have taken it over by now."""
+        both = dict(moves)
+        for knob, asked, held in zip(self.declaration.knobs, self.asked, self.positions, strict=True):
+            if knob.name in moves:
+                both[knob.name] = min(moves[knob.name], asked)
+            elif (asked < held and knob.name not in NOT_LOAD) or (asked != held and self.pinned.get(knob.name) == "you"):
+                both[knob.name] = asked
+        return both
 
     def _guarded_moves(self, now: float) -> tuple[str, dict[str, int]]:
         reason, moves = self._emergency(now)

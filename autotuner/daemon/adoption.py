@@ -125,6 +125,7 @@ def _settle_open_changes(run: MonitoredRun, moment: Moment) -> None:
             run.log.warning("lost", revision=change.revision, what=change.what, why="the intent never reached the knob page")
     if waiting and asked is not None:
         run.loop.resume(asked.positions, tuple(change.knob for change in waiting))
+        run.loop.delivered(asked.number)
 
 
 def _evaluation(record: EvaluationRecord, time: float) -> Evaluation:

@@ -68,6 +68,7 @@ def deliver(run: MonitoredRun, decision: Decision, moment: Moment) -> None:
         run.journal.advance(run.run_id, revision, "lost", moment.unix)
         run.log.error("not_delivered", what=decision.what, why=str(error))
         return
+    run.loop.delivered(revision)
     run.journal.advance(run.run_id, revision, "delivered", moment.unix)
     run.delivered(decision.changes)
     run.log.info(

@@ -307,11 +307,40 @@ def test_an_emergency_overtakes_an_ask_that_the_script_has_not_taken_over(bench)
     bench.machine(memory_pressure=2, memory_available_bytes=0)
     assert bench.loop.due(bench.now + 3.0)
     decision = bench.loop.decide(bench.now + 3.0)
-    assert [change.knob for change in decision.changes] == ["micro_batch"]
+    assert [change.knob for change in decision.changes] == ["micro_batch", "pace"]
     assert not bench.loop.due(bench.now + 4.5)  # asked already, and not answered yet
     bench.acknowledge(decision)
-    assert (bench.loop.pending, bench.value("micro_batch"), bench.value("pace")) == (False, decision.changes[0].to_value, 1.0)
+    assert (bench.loop.pending, bench.value("micro_batch"), bench.value("pace")) == (False, decision.changes[0].to_value, 0.85)
     assert unanswered.positions != bench.loop.positions
+
+
+def test_an_emergency_does_not_take_back_the_relief_that_it_overtakes(bench):
+    bench.pass_interval()
+    bench.loop.act(Choice(action_index("micro_batch", -1), "policy"), bench.now)
+    bench.machine(thermal_level=3)
+    decision = bench.loop.decide(bench.now + 3.0)
+    bench.acknowledge(decision)
+    assert (bench.value("pace"), bench.value("micro_batch")) == (0.5, 32)
+
+
+def test_an_emergency_does_not_take_back_what_a_person_asked_for():
+    bench = make_bench(declaration=a_declaration((declare("pace", 1.0, [0.5, 1.0]), declare("sampling_steps", 4, [4, 8]))))
+    bench.pass_interval()
+    bench.loop.pin("sampling_steps")
+    bench.loop.force("sampling_steps", 1, "pinned", bench.now)
+    bench.machine(thermal_level=3)
+    bench.acknowledge(bench.loop.decide(bench.now + 3.0))
+    assert (bench.value("pace"), bench.value("sampling_steps")) == (0.5, 8)
+
+
+def test_an_emergency_overtakes_itself_only_to_take_away_more(bench):
+    bench.pass_interval()
+    bench.loop.window.memory.observe(8 * 28 * 28, False, 95 * MEGABYTE)  # the batch matters little
+    bench.machine(memory_pressure=2, memory_available_bytes=0)
+    first = bench.loop.decide(bench.now)
+    assert [(change.knob, change.to_value) for change in first.changes] == [("micro_batch", 8)]
+    bench.machine(memory_pressure=2, memory_available_bytes=4000 * MEGABYTE)
+    assert not bench.loop.due(bench.now + 1.5)
 
 
 def test_heat_is_answered_where_no_knob_frees_memory():
@@ -320,3 +349,15 @@ def test_heat_is_answered_where_no_knob_frees_memory():
     bench.machine(memory_pressure=2, thermal_level=3)
     decision = bench.loop.decide(bench.now)
     assert [(change.knob, change.to_value, change.reason) for change in decision.changes] == [("pace", 0.5, "heat")]
+
+
+def test_the_late_refusal_of_an_overtaken_ask_does_not_forbid_the_emergency(bench):
+    bench.pass_interval()
+    bench.loop.act(Choice(action_index("pace", -1), "policy"), bench.now)
+    bench.loop.delivered(1)
+    bench.machine(memory_pressure=2, memory_available_bytes=0)
+    decision = bench.loop.decide(bench.now + 3.0)
+    bench.loop.delivered(2)
+    bench.loop.feed(Acknowledgement(1, bench.step, bench.now + 3.0, True, 2, bench.loop.positions))
+    assert bench.loop.pending
+    assert decision.positions not in bench.loop.guard.quarantine

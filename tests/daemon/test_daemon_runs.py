@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
+from autotuner.cli import main
 from autotuner.errors import JournalError
 from autotuner.journal import Journal, PinRecord, model_key
 from autotuner.knobs import declare
-from tests.suites.fake_run import GIB, FakeRun
+from autotuner.messages import Acknowledgement
+from tests.suites.fake_run import GIB, FakeMachine, FakeRun
 from tests.suites.hand_driven_daemon import UNIX, Wishes, at, kill, start_daemon
 
 
@@ -303,3 +305,36 @@ def test_a_decision_can_be_replayed_from_the_journal(daemon, cats):
     assert decision.mask[0] == "1"
     assert len(json.loads(decision.observation_json)) > 20
     assert json.loads(decision.positions_json) == [1, 2]
+
+
+def test_an_overtaken_change_is_lost_once_the_newer_one_is_answered(tmp_path, monkeypatch, capsys):
+    daemon, cats = start_daemon(tmp_path, monkeypatch, policy=Wishes("pace", -1)), FakeRun(tmp_path)
+    cats.train(0.0, 2.0)
+    daemon.tick(at(2.0))
+    daemon._machine = FakeMachine(memory_pressure=2, memory_available_bytes=0)
+    daemon.tick(at(4.0))
+    assert [(c.revision, c.knob) for c in daemon.journal.changes("cats-1")] == [(1, "pace"), (2, "micro_batch"), (2, "pace")]
+    cats.acknowledge(4.5)
+    cats.sample(4.6)
+    daemon.tick(at(5.0))
+    assert [c.state for c in daemon.journal.changes("cats-1")] == ["lost", "acknowledged", "acknowledged"]
+    assert main(["explain", "cats-1", "--state-dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "pace 1 to 0.75  [lost]" in shown
+    assert "never reached the script" in shown
+    kill(daemon)
+
+
+def test_the_late_refusal_of_an_overtaken_change_leaves_the_newer_one_waiting(tmp_path, monkeypatch):
+    daemon, cats = start_daemon(tmp_path, monkeypatch, policy=Wishes("pace", -1)), FakeRun(tmp_path)
+    cats.train(0.0, 2.0)
+    daemon.tick(at(2.0))
+    daemon._machine = FakeMachine(memory_pressure=2, memory_available_bytes=0)
+    daemon.tick(at(4.0))
+    cats.ring.acknowledgement(Acknowledgement(1, cats.step, 4.1, True, 2, cats.positions))
+    cats.sample(4.2)
+    daemon.tick(at(4.5))
+    loop = daemon.live["cats-1"].loop
+    assert (loop.pending, loop.guard.quarantine) == (True, set())
+    assert [c.state for c in daemon.journal.changes("cats-1")] == ["refused", "delivered", "delivered"]
+    kill(daemon)
