@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotuner.controller.actions import ACTION_COUNT, ACTIONS, HOLD
 from autotuner.controller.decision import Change, Decision, Effect
-from autotuner.controller.guard import NOT_LOAD, Guard, GuardLimits
+from autotuner.controller.guard import MEMORY, NOT_LOAD, Guard, GuardLimits
 from autotuner.controller.observation import moved, observe, predicted_bytes
 from autotuner.controller.policy import Choice, Policy
 from autotuner.controller.reasons import REASONS
@@ -109,6 +109,9 @@ class ControlLoop:
                 self.guard.quarantine.add(self.asked)
             self.abandon()
             return
+        for declared, old, new in zip(self.declaration.knobs, before, self.positions, strict=True):
+            if new < old and declared.name in MEMORY:
+                self.window.out_of_memory = False  # answered; the first step that follows tells whether it was enough
         if self.pending and self.positions == self.asked:
             self.pending = False
             newest = self.window.intervals[-1] if self.window.intervals else None
@@ -183,8 +186,9 @@ class ControlLoop:
         mask = self.mask(now)
         self._decided_at = now
         reason, moves = self._guarded_moves(now)
+        if moves or not (self.pending or self.guard.settling(self.window, now)):
+            self.window.out_of_memory = False  # answered, or nothing can answer it
         if moves:
-            self.window.out_of_memory = False
             return self._decision(now, HOLD, moves, reason, "", "guard", mask, observation)
         if choice is None:
             choice = self.policy.choose(observation, mask)

@@ -102,6 +102,7 @@ def _replay(run: MonitoredRun, history: list[Record], moment: Moment) -> None:
     for record in history:
         if record.time >= ends:
             run.loop.observe(ends)
+            run.loop.window.out_of_memory = False  # it was answered then
             ends = max(ends + interval, record.time)
         ends = min(ends, record.time + interval)
         run.take(record, moment)

@@ -351,6 +351,26 @@ def test_heat_is_answered_where_no_knob_frees_memory():
     assert [(change.knob, change.to_value, change.reason) for change in decision.changes] == [("pace", 0.5, "heat")]
 
 
+def test_an_out_of_memory_that_a_change_has_answered_is_not_answered_again(bench):
+    bench.flags = FLAG_OUT_OF_MEMORY
+    bench.pass_interval()
+    decision = bench.loop.decide(bench.now)
+    bench.pass_interval()  # the script runs out again before it takes over the change
+    bench.acknowledge(decision)
+    bench.flags = 0
+    bench.pass_interval()
+    assert bench.loop.decide(bench.now).changes == ()
+
+
+def test_an_out_of_memory_after_the_change_is_answered_again(bench):
+    bench.flags = FLAG_OUT_OF_MEMORY
+    bench.pass_interval()
+    bench.acknowledge(bench.loop.decide(bench.now))
+    bench.pass_interval()
+    bench.now += 3.0
+    assert [change.knob for change in bench.loop.decide(bench.now).changes] == ["micro_batch"]
+
+
 def test_the_late_refusal_of_an_overtaken_ask_does_not_forbid_the_emergency(bench):
     bench.pass_interval()
     bench.loop.act(Choice(action_index("pace", -1), "policy"), bench.now)
@@ -361,3 +381,17 @@ def test_the_late_refusal_of_an_overtaken_ask_does_not_forbid_the_emergency(benc
     bench.loop.feed(Acknowledgement(1, bench.step, bench.now + 3.0, True, 2, bench.loop.positions))
     assert bench.loop.pending
     assert decision.positions not in bench.loop.guard.quarantine
+
+
+def test_an_out_of_memory_that_nothing_could_answer_does_not_undo_a_later_raise():
+    bench = make_bench(declaration=a_declaration((declare("micro_batch", 8, [8, 16]),)))
+    bench.flags = FLAG_OUT_OF_MEMORY
+    bench.pass_interval()
+    assert bench.loop.decide(bench.now).changes == ()
+    bench.flags = 0
+    for _ in range(4):
+        bench.turn()
+    assert refused(bench, "micro_batch", 1) == ""
+    bench.pass_interval()
+    bench.now += 3.0
+    assert bench.loop.decide(bench.now).changes == ()

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from autotuner.controller.hold import Hold
 from autotuner.controller.loop import ControlLoop
 from autotuner.daemon.run_files import RunFiles
 from autotuner.hook.page import PageWriter
 from autotuner.journal import Journal, PinRecord
+from autotuner.messages import FLAG_OUT_OF_MEMORY
 from tests.suites.fake_run import FakeRun
 from tests.suites.hand_driven_daemon import UNIX, Killed, Wishes, at, kill, start_daemon
 
@@ -280,3 +282,13 @@ def test_another_declaration_of_the_same_run_does_not_confuse_the_memory_of_knob
     second.tick(at(8.0))
     assert second.live["cats-1"].loop.positions == (0, 2)
     kill(second)
+
+
+def test_an_out_of_memory_of_long_ago_is_not_answered_after_a_restart(tmp_path, monkeypatch):
+    cats = FakeRun(tmp_path)
+    cats.sample(1.0, flags=FLAG_OUT_OF_MEMORY)
+    cats.train(2.0, 40.0)
+    daemon = start_daemon(tmp_path, monkeypatch, 40.0, policy=Hold())
+    daemon.tick(at(40.0))
+    assert daemon.journal.changes("cats-1") == []
+    kill(daemon)
