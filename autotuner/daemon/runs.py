@@ -14,6 +14,7 @@ from autotuner.daemon.log import get_log
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.run_files import RunFiles
 from autotuner.daemon.snapshot import KnobSnapshot, RunSnapshot
+from autotuner.errors import AutotunerError
 from autotuner.hook.process import process_start
 from autotuner.journal import EvaluationRecord, Journal, PinRecord, RunRecord, TelemetryRecord, model_key
 from autotuner.knobs import find
@@ -69,8 +70,11 @@ class MonitoredRun:
 
     def listen(self, moment: Moment) -> None:
         """Take what the run wrote since the last tick."""
+        lost_before = self.files.lost
         for record in self.files.read():
             self.take(record, moment)
+        if self.files.lost > lost_before and self.loop.pending:
+            self._infer_answer(moment)
         self._tell_problem()
         declaration = self.files.redeclared()
         if declaration is not None and declaration.knobs == self.declaration.knobs:
@@ -91,6 +95,19 @@ class MonitoredRun:
             self.journal.write(evaluation_record(self.run_id, record, moment))
         else:
             self.goodbye = record
+
+    def _infer_answer(self, moment: Moment) -> None:
+        """An acknowledgement may be among the lost records: samples tell whether the ask is in force; else it is forgotten."""
+        try:
+            sample, asked = self.loop.window.last_sample, self.files.asked
+        except (AutotunerError, OSError):
+            return
+        if sample is None or asked is None or sample.time <= asked.time:
+            return
+        if sample.revision == asked.number:
+            self.take(Acknowledgement(asked.number, sample.step, sample.time, positions=asked.positions), moment)
+        else:
+            self.loop.abandon()
 
     def _take_sample(self, sample: Sample) -> None:
         self.peak_bytes = max(self.peak_bytes, used_bytes(sample))

@@ -338,3 +338,29 @@ def test_the_late_refusal_of_an_overtaken_change_leaves_the_newer_one_waiting(tm
     assert (loop.pending, loop.guard.quarantine) == (True, set())
     assert [c.state for c in daemon.journal.changes("cats-1")] == ["refused", "delivered", "delivered"]
     kill(daemon)
+
+
+def test_an_answer_that_the_ring_has_lost_is_read_from_the_samples(tmp_path, monkeypatch):
+    daemon, cats = start_daemon(tmp_path, monkeypatch, policy=Wishes("pace", -1)), FakeRun(tmp_path, capacity=16)
+    cats.train(0.0, 2.0)
+    daemon.tick(at(2.0))
+    cats.acknowledge(2.5)
+    cats.train(2.6, 4.0, every=0.05)  # overwrites it before the daemon looks
+    daemon.tick(at(4.0))
+    loop = daemon.live["cats-1"].loop
+    assert daemon.live["cats-1"].files.lost
+    assert daemon.journal.changes("cats-1")[0].state == "acknowledged"
+    assert loop.positions == cats.positions
+    kill(daemon)
+
+
+def test_a_refusal_that_the_ring_has_lost_does_not_stop_the_guidance(tmp_path, monkeypatch):
+    daemon, cats = start_daemon(tmp_path, monkeypatch, policy=Wishes("pace", -1)), FakeRun(tmp_path, capacity=16)
+    cats.train(0.0, 2.0)
+    daemon.tick(at(2.0))
+    cats.refuse(2.5)
+    cats.revision = 0
+    cats.train(2.6, 4.0, every=0.05)
+    daemon.tick(at(4.0))
+    assert cats.asked().number == 2
+    kill(daemon)
