@@ -23,7 +23,7 @@ CONFIG = TrainerConfig(
     seconds=None,
     steps=4,
     evaluate_every_steps=2,
-    quality_images=80,
+    quality_images=16,
     held_out_images=16,
 )
 
