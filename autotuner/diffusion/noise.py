@@ -31,7 +31,9 @@ def _normal(mean: float, deviation: float) -> Callable[[np.ndarray], np.ndarray]
 
 P_MEAN, P_STD = -1.0, 1.2
 DENSITIES: tuple[Density, ...] = (
-    Density("lognormal", _normal(P_MEAN, P_STD), "ln sigma ~ N(-1.0, 1.2) and FLOOR: the reference that the loss is corrected to"),
+    Density(
+        "lognormal", _normal(P_MEAN, P_STD), "ln sigma ~ N(-1.0, 1.2) and FLOOR: the reference that the loss is corrected to"
+    ),
     Density("low_noise", _normal(P_MEAN - 0.7, P_STD), "more small noise levels: fine detail"),
     Density("high_noise", _normal(P_MEAN + 0.7, P_STD), "more large noise levels: global structure"),
     Density("uniform", np.ones_like, "every ln sigma equally often"),
