@@ -177,20 +177,24 @@ class Guard:
             i = window.index.get(knob, -1)
             if i < 0 or knob in pinned or not window.declaration.knobs[i].tunable or window.positions[i] == 0:
                 continue
-            moves[knob] = self._largest_that_fits(window, knob, i)
-            break
+            position = self._largest_that_fits(window, i)
+            if position is not None:
+                moves[knob] = position
+                break
         return moves
 
-    def _largest_that_fits(self, window: RunWindow, knob: str, i: int) -> int:
-        limit = window.limit_bytes
+    def _largest_that_fits(self, window: RunWindow, i: int) -> int | None:
+        """The lowest position when none is expected to fit; None when the script's own limits allow none."""
+        limit, lowest = window.limit_bytes, None
         for position in range(window.positions[i] - 1, -1, -1):
             positions = (*window.positions[:i], position, *window.positions[i + 1 :])
             if self.shape_verdict(window, positions):
                 continue
+            lowest = position
             predicted = predicted_bytes(window, positions)
             if limit is None or predicted is None or predicted <= self.limits.memory_share * limit:
                 return position
-        return 0
+        return lowest
 
     def obligation(self, window: RunWindow, pinned: Container[str], pending: bool, now: float) -> tuple[str, dict[str, int]]:
         """What the guard owes the script near the end of its budget: the resolution that it started with."""

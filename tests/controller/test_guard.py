@@ -395,3 +395,12 @@ def test_an_out_of_memory_that_nothing_could_answer_does_not_undo_a_later_raise(
     bench.pass_interval()
     bench.now += 3.0
     assert bench.loop.decide(bench.now).changes == ()
+
+
+def test_an_emergency_asks_for_no_shape_that_the_script_would_refuse():
+    knobs = (declare("micro_batch", 64, [32, 64]), declare("cache_limit", 2**30, [0, 2**30]))
+    bench = make_bench(declaration=a_declaration(knobs, max_shapes=1))
+    bench.pass_interval()
+    bench.machine(memory_pressure=2, memory_available_bytes=0)
+    decision = bench.loop.decide(bench.now)
+    assert [change.knob for change in decision.changes] == ["cache_limit"]
