@@ -125,26 +125,24 @@ def has_heat(run: ReportRun) -> bool:
 
 def machine(run: ReportRun, index: int, seconds: float) -> str:
     """Memory and heat during one run; empty when neither was recorded. ``seconds`` is the common time axis."""
-    with_heat = has_heat(run)
-    if not run.memory and not with_heat:
+    draw = [panel for panel, known in ((_memory_panel, bool(run.memory)), (_heat_panel, has_heat(run))) if known]
+    if not draw:
         return ""
     with matplotlib.rc_context(_STYLE):
-        rows = 2 if with_heat else 1
-        size = (HALF_INCHES, 4.4 if with_heat else 2.9)
-        figure, panels = _subplots(rows, 1, size, sharex=True, squeeze=False, height_ratios=(3, 2)[:rows])
-        memory, last = panels[0, 0], panels[-1, 0]
-        _memory_panel(memory, run, index)
-        if with_heat:
-            _heat_panel(last, run, index)
+        size = (HALF_INCHES, 4.4 if len(draw) == 2 else 2.9)
+        figure, panels = _subplots(len(draw), 1, size, sharex=True, squeeze=False, height_ratios=(3, 2)[: len(draw)])
+        first, last = panels[0, 0], panels[-1, 0]
+        for axes, panel in zip(panels.flat, draw, strict=True):
+            panel(axes, run, index)
         for axes in panels[:, 0]:
             for begin, end in run.injected:
                 axes.axvspan(begin, end, color=SHADE, linewidth=0, zorder=0)
         if run.injected:
-            memory.text(
+            first.text(
                 run.injected[0][0],
                 1.0,
                 " injected",
-                transform=memory.get_xaxis_transform(),
+                transform=first.get_xaxis_transform(),
                 va="top",
                 style="italic",
                 fontsize=9,

@@ -110,7 +110,8 @@ def _knob_caption(runs: Sequence[ReportRun]) -> str:
 
 
 def _machines(runs: Sequence[ReportRun]) -> Iterable[str]:
-    seconds = max((point.seconds for run in runs for point in run.memory), default=1.0)
+    times = [point.seconds for run in runs for point in run.memory] + [point.seconds for run in runs for point in run.heat]
+    seconds = max(times, default=1.0)
     drawn = [(run, index, figures.machine(run, index, seconds)) for index, run in enumerate(runs)]
     if any(svg for _, _, svg in drawn):
         yield "<h2>Memory and heat</h2>"

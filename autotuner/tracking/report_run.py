@@ -163,6 +163,8 @@ def _memory(telemetry: Sequence[TelemetryRecord], machine: Sequence[MachineRecor
         position = bisect_right(times, row.time_unix)
         available = machine[position - 1].memory_available_bytes if position else None
         held = row.active_bytes + row.cache_bytes
+        if not held and not row.peak_bytes:  # the script told nothing, which is not zero
+            continue
         room = None if available is None else available + held
         points.append(MemoryPoint(row.time_unix - start, held, max(row.peak_bytes, held), room))
     return points

@@ -207,6 +207,19 @@ def test_a_run_that_recorded_nothing_still_gets_a_page(experiment, tmp_path):
     assert "No controller decided anything here." in text
 
 
+def test_a_script_that_never_told_its_memory_gets_no_memory_curve(experiment, tmp_path):
+    from autotuner.journal import Journal
+
+    run_id, _ = experiment.add("silent")
+    journal = Journal(experiment.journal)
+    journal._queue("UPDATE telemetry SET active_bytes = 0, cache_bytes = 0, peak_bytes = 0 WHERE run_id = ?", (run_id,))
+    journal.commit()
+    run = ReportRun.load(journal, run_id)
+    journal.close()
+    assert run.memory == ()
+    assert "framework memory" not in write_report([run], tmp_path).path.read_text()
+
+
 def test_a_report_on_nothing_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="at least one run"):
         write_report([], tmp_path)
