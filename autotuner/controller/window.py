@@ -110,7 +110,7 @@ class RunWindow:
         """Take one optimizer step."""
         if self.first_time is None:
             self.first_time = sample.time
-        self.last_sample = sample
+        before, self.last_sample = self.last_sample, sample
         self._steps += 1
         if sample.flags & FLAG_OUT_OF_MEMORY:
             self.out_of_memory = True
@@ -119,8 +119,9 @@ class RunWindow:
             self.not_finite_steps += 1
         elif sample.loss > 0:
             self._losses.append(math.log(sample.loss))
-        if not sample.flags & FLAG_FIRST_OF_SHAPE and sample.step_seconds > 0 and len(self._step_seconds) < STEPS_KEPT:
-            self._step_seconds.append(sample.step_seconds)
+        seconds = _step_seconds(sample, before)
+        if not sample.flags & FLAG_FIRST_OF_SHAPE and seconds > 0 and len(self._step_seconds) < STEPS_KEPT:
+            self._step_seconds.append(seconds)
         used = used_bytes(sample)
         if used:
             self._used = used
@@ -231,3 +232,10 @@ class RunWindow:
     def since_change(self, knob: str) -> int:
         """Decision intervals since ``knob`` last changed; a large number when it never did."""
         return self.interval_count - self.changed[knob][0] if knob in self.changed else 1_000_000
+
+
+def _step_seconds(sample: Sample, before: Sample | None) -> float:
+    """What the script told, else the time since the report of the step before; NaN is unknown."""
+    if sample.step_seconds > 0 or before is None or sample.step != before.step + 1:
+        return sample.step_seconds
+    return sample.time - before.time

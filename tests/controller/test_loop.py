@@ -14,7 +14,7 @@ from autotuner.controller.memory import LINE_MARGIN, MemoryModel
 from autotuner.controller.observation import FEATURES
 from autotuner.controller.policy import Choice
 from autotuner.controller.reasons import REASONS
-from autotuner.messages import Evaluation
+from autotuner.messages import Evaluation, Sample
 
 
 def feature(decision, name):
@@ -125,3 +125,19 @@ def test_every_reason_that_the_controller_names_is_in_the_table():
     named = {name for name in named if isinstance(name, str) and name}
     assert {"policy", "hold", "pinned", "pending"} <= named
     assert named <= set(REASONS)
+
+
+def test_a_script_that_does_not_time_its_steps_is_timed_by_its_reports(bench):
+    for step in range(1, 41):
+        bench.loop.feed(Sample(step, bench.now + 0.05 * step, 1.0, 64 * step))
+    bench.loop.decide(bench.now + bench.loop.interval_seconds)
+    interval = bench.loop.window.intervals[-1]
+    assert interval.step_seconds == pytest.approx(0.05)
+    assert interval.images_per_second == pytest.approx(64 / 0.05)
+
+
+def test_a_gap_between_reports_is_not_taken_for_a_slow_step(bench):
+    for step in (1, 9, 17):
+        bench.loop.feed(Sample(step, bench.now + 0.05 * step, 1.0, 64 * step))
+    bench.loop.decide(bench.now + bench.loop.interval_seconds)
+    assert math.isnan(bench.loop.window.intervals[-1].step_seconds)
