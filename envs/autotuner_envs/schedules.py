@@ -177,7 +177,8 @@ def decisions(scenario: Scenario, choose: Chooser) -> Iterator[str]:
         total += float(gain)
         for decision in env.decisions[told:]:
             if decision.changes:
-                yield f"{decision.time - START_TIME:7.1f} s  {decision.what:32s} {decision.why}"
+                why = "the policy chose it" if decision.reason == "policy" else decision.why  # an index carries no reason
+                yield f"{decision.time - START_TIME:7.1f} s  {decision.what:32s} {why}"
         told = len(env.decisions)
     loss, target = env.simulator.held_out_loss(), scenario.target
     yield f"{env.simulator.elapsed:7.1f} s  end: reward {total:.2f}, held-out loss {loss:.4f} (target {target:.4f})"

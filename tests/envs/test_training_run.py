@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from autotuner_envs.scenarios import FAMILIES, draw, families
+from autotuner_envs.schedules import chooser, decisions
 from autotuner_envs.training_run import TrainingRun
 from gymnasium.utils.env_checker import check_env
 
@@ -91,3 +92,10 @@ def test_a_scenario_is_named_by_family_and_seed():
     assert draw("fanless", 3) == draw("fanless", 3)
     assert draw("fanless", 3) != draw("fanless", 4)
     assert draw("fanless", 3).curve != draw("slow_heat", 3).curve
+
+
+def test_a_rollout_claims_no_learned_policy_where_another_one_chose():
+    lines = list(decisions(draw("fanless", 0), chooser("hand")))
+    assert any("the policy chose it" in line for line in lines)
+    assert not any("learned policy" in line for line in lines)
+    assert "end: reward" in lines[-1]
