@@ -1,4 +1,4 @@
-"""``autotuner demo``: train twice on real images, untouched and tuned, then once as the search proposes; write a report."""
+"""Train twice on real images, untouched and tuned, then once as the search proposes; write a report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from autotuner.demo.injection import SENTENCE, Injection
@@ -22,6 +23,8 @@ from autotuner.errors import AutotunerError
 PROJECT = "fashion"
 """Both runs train under this name, so that one study hears of both."""
 DEFAULT_SECONDS = 130.0
+NEEDED = ("mlx", "matplotlib", "optuna", "structlog")
+"""One package of each extra that the demo uses."""
 NEXT_SHARE = 0.3
 """Budget of the proposed architecture's brief training, as a share of a run's."""
 START_SECONDS = 60.0
@@ -59,7 +62,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--out", type=Path, default=Path("demo-report"), help="directory of the report (default: %(default)s)")
     parser.add_argument("--data", help="a folder of images or of idx files (default: Fashion-MNIST, else digits)")
     parser.add_argument("--policy", default="learned", help="policy of the tuned run: learned, rules, hold or a path")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of model and data order, the same in both runs (default: %(default)s)"
+    )
     parser.add_argument("--state", type=Path, help="keep the state directory here (default: a temporary one)")
     options = parser.parse_args(arguments)
     if not 20 <= options.seconds <= 36_000:
@@ -121,6 +126,11 @@ class Demo:
     def introduce(self) -> None:
         """Say on what this runs, and what will be injected."""
         self.screen.say(f"Autotuner demo on {platform.system()} {platform.machine()}, Python {platform.python_version()}")
+        missing = [name for name in NEEDED if find_spec(name) is None]
+        if missing:
+            raise DemoError(
+                f"{', '.join(missing)} not installed in {sys.prefix}; make demo, or pip install '.[demo]', brings all"
+            )
         for line in self.children.run(
             "check", "autotuner.diffusion", "check", *self.data(), seconds=START_SECONDS
         ).splitlines():

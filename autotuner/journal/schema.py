@@ -103,7 +103,9 @@ def connect(path: Path) -> sqlite3.Connection:
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """Open an existing journal that somebody else may be writing; raises JournalError."""
     if not path.exists():
-        raise JournalError(f"no journal at {path}: no daemon has run with this state directory yet")
+        raise JournalError(
+            f"no journal at {path}: no daemon has run with this state directory yet; start one with: autotuner daemon"
+        )
     connection = _open_read_only(path)
     try:
         check(connection, path, every_page=False)
