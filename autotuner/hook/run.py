@@ -247,6 +247,7 @@ class Run:
         positions = self._with_own_settings(revision)
         code = self._bounds.refusal(positions, self._positions)
         if code:
+            self.acknowledge(self._step)  # the daemon takes an older change that is not answered by now for lost
             self._acknowledge(revision.number, self._step, code)
             return None
         old = self._bounds.values(self._positions)
