@@ -222,12 +222,14 @@ class RunWindow:
         return float(self.machine.memory_available_bytes + self._used)
 
     def budget_used(self, now: float) -> float | None:
-        """Share of the declared budget that is spent, by time or else by steps; None without a budget."""
-        if self.declaration.budget_seconds and self.first_time is not None:
-            return max(0.0, min(1.0, (now - self.first_time) / self.declaration.budget_seconds))
-        if self.declaration.budget_steps and self.last_sample is not None:
-            return max(0.0, min(1.0, self.last_sample.step / self.declaration.budget_steps))
-        return 0.0 if self.declaration.budget_seconds or self.declaration.budget_steps else None
+        """Share of the declared budget that is spent, by time or steps, whichever is nearer its end; None without a budget."""
+        declared = self.declaration
+        shares = [0.0] if declared.budget_seconds or declared.budget_steps else []
+        if declared.budget_seconds and self.first_time is not None:
+            shares.append((now - self.first_time) / declared.budget_seconds)
+        if declared.budget_steps and self.last_sample is not None:
+            shares.append(self.last_sample.step / declared.budget_steps)
+        return max(0.0, min(1.0, max(shares))) if shares else None
 
     def since_change(self, knob: str) -> int:
         """Decision intervals since ``knob`` last changed; a large number when it never did."""

@@ -141,3 +141,14 @@ def test_a_gap_between_reports_is_not_taken_for_a_slow_step(bench):
         bench.loop.feed(Sample(step, bench.now + 0.05 * step, 1.0, 64 * step))
     bench.loop.decide(bench.now + bench.loop.interval_seconds)
     assert math.isnan(bench.loop.window.intervals[-1].step_seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps", "used"),
+    [(None, None, None), (120.0, None, 0.0125), (None, 40, 0.1), (120.0, 40, 0.1), (120.0, 4000, 0.0125)],
+)
+def test_the_budget_ends_by_time_or_steps_whichever_comes_first(seconds, steps, used):
+    bench = make_bench(declaration=a_declaration(budget_seconds=seconds, budget_steps=steps))
+    bench.loop.interval_seconds = 2.0
+    bench.pass_interval(samples=4)
+    assert bench.loop.window.budget_used(bench.now) == (None if used is None else pytest.approx(used))
