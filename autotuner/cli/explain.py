@@ -86,7 +86,9 @@ def _effect(change: ChangeRecord) -> Iterator[str]:
     if change.observed_unix is None:
         return
     speed = f"{number(change.images_per_second_before)} to {number(change.images_per_second_after)} images/s"
-    yield f"observed: {speed}, memory {size(change.peak_bytes_before)} to {size(change.peak_bytes_after)}"
+    told = change.peak_bytes_before and change.peak_bytes_after  # 0 is a script that tells no memory
+    memory = f", memory {size(change.peak_bytes_before)} to {size(change.peak_bytes_after)}" if told else ""
+    yield f"observed: {speed}{memory}"
 
 
 def _decision(decision: DecisionRecord) -> list[str]:
