@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from autotuner.controller.actions import action_index
 from autotuner.controller.decision import Decision
 from autotuner.controller.guard import GuardLimits
 from autotuner.controller.hold import Hold
 from autotuner.controller.loop import ControlLoop
-from autotuner.controller.policy import Policy
+from autotuner.controller.policy import Choice, Policy
 from autotuner.knobs import KnobDeclaration, declare
 from autotuner.messages import Acknowledgement, Declaration, MachineState, Sample
 
@@ -77,3 +78,10 @@ class Bench:
 
 def make_bench(policy: Policy | None = None, declaration: Declaration | None = None, **limits: object) -> Bench:
     return Bench(ControlLoop(declaration or a_declaration(), policy or Hold(), GuardLimits(**limits)))  # type: ignore[arg-type]
+
+
+def refused(bench: Bench, knob: str, step: int) -> str:
+    """What the guard says of one wish right now."""
+    decision = bench.loop.act(Choice(action_index(knob, step), "policy"), bench.now)
+    bench.acknowledge(decision)
+    return decision.vetoed
