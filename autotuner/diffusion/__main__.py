@@ -12,9 +12,6 @@ from typing import Any
 
 from autotuner.errors import AutotunerError
 
-SAVE_EVERY_SECONDS = 60.0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = parser().parse_args(arguments)
@@ -66,14 +63,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from autotuner.diffusion import checkpoint, data, presets, result
+    from autotuner.diffusion import checkpoint, data, launch, presets, result
     from autotuner.diffusion.blas import status
     from autotuner.diffusion.injection import Injection
     from autotuner.diffusion.trainer import Trainer
 
     dataset = data.find(options.data)
     config = _configured(presets.find(options.preset), dataset, options)
-    config, run = _attached(config, presets.SEARCH_SPACE[config.network], options)
+    config, run = _attached(config, options)
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"{dataset.origin}; {status().sentence}")
     injection = Injection(options.injected) if options.injected else None
@@ -83,7 +80,7 @@ def _train(options: argparse.Namespace) -> int:
             checkpoint.restore(trainer, options.out / checkpoint.FILE_NAME)
         print(f"{config.name}: {trainer.stages.teacher.layout.size:,} parameters {config.model}, from step {trainer.step}")
         signal.signal(signal.SIGTERM, lambda *_: trainer.stop())
-        _drive(trainer, options.out / checkpoint.FILE_NAME)
+        launch.drive(trainer, options.out / checkpoint.FILE_NAME, _show)
         if trainer.budget_used < 1:
             run.close("interrupted")
             print(f"stopped at step {trainer.step}; --resume continues")
@@ -97,22 +94,6 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _drive(trainer: Any, path: Path) -> None:
-    """Train to the end of the budget, with a line for each evaluation and a checkpoint now and then and at the end."""
-    from autotuner.diffusion import checkpoint
-
-    saved = trainer.seconds
-    try:
-        for progress in trainer.steps():
-            if progress.evaluation is not None:
-                print(_line(progress), flush=True)
-            if progress.seconds - saved >= SAVE_EVERY_SECONDS:
-                saved = progress.seconds
-                checkpoint.save(trainer, path)
-    finally:
-        checkpoint.save(trainer, path)
-
-
 def _configured(config: Any, dataset: Any, options: argparse.Namespace) -> Any:
     """The preset with the options in force; the architecture comes first, because the resolution ladder follows it."""
     from autotuner.diffusion import presets
@@ -124,36 +105,27 @@ def _configured(config: Any, dataset: Any, options: argparse.Namespace) -> Any:
     return replace(presets.fitted(replace(config, model=model), dataset), **chosen)
 
 
-def _attached(config: Any, space: dict[str, list[int]], options: argparse.Namespace) -> tuple[Any, Any]:
-    """The run, and the configuration with the architecture that the search proposes for it."""
-    from autotuner.diffusion import checkpoint, features
+def _attached(config: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+    from autotuner.diffusion import checkpoint, launch
     from autotuner.diffusion.inert import NoRun
-    from autotuner.hook import attach, knob
 
     if options.no_hook:
         return config, NoRun()
-    ladders = {name: row.values for name, row in config.declarations().items()}
-    start = {name: row.values[row.start] for name, row in config.declarations().items()}
-    if options.resume:  # the daemon knows only what is declared: the values in force, not those of the first start
-        saved = checkpoint.knobs(options.out / checkpoint.FILE_NAME)
-        start |= {name: value for name, value in saved.items() if value in ladders.get(name, ())}
-    run = attach(
-        config.name,
-        knobs={name: knob(start[name], values) for name, values in ladders.items()},
-        model=config.model,
-        framework="mlx",
-        budget_seconds=config.seconds,
-        budget_steps=config.steps,
-        quality_metric=features.NAME,
-        search_space=space,
-        state_dir=options.state_dir,
-        auto=False,
+    planned = config
+    config, run = launch.attached(
+        config,
+        state_directory=options.state_dir,
+        keep_architecture=options.keep_architecture,
+        resumed=options.out / checkpoint.FILE_NAME if options.resume else None,
     )
-    if run.proposal is not None and not options.keep_architecture:
-        config = replace(config, model={**config.model, **run.proposal})
-        print(f"the search proposes {run.proposal}")
-    run.declare(model=config.model)
+    if config != planned:
+        print(f"{'the checkpoint has' if options.resume else 'the search proposes'} {config.model}")
     return config, run
+
+
+def _show(progress: Any) -> None:
+    if progress.evaluation is not None:
+        print(_line(progress), flush=True)
 
 
 def _line(progress: Any) -> str:

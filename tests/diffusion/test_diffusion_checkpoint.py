@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autotuner.diffusion import __main__ as command
-from autotuner.diffusion import checkpoint, presets, result
+from autotuner.diffusion import checkpoint, launch, presets, result
 from autotuner.diffusion.blas import mx
 from autotuner.errors import ConfigurationError
 from autotuner.hook.ring import RingReader
@@ -163,7 +163,7 @@ def test_a_resumed_run_tells_the_hook_the_values_that_it_resumes_with(tiny_confi
     take(first, 2)
     checkpoint.save(first, tmp_path / checkpoint.FILE_NAME)
     options = command.parser().parse_args(["train", "--out", str(tmp_path), "--state-dir", str(tmp_path), "--resume"])
-    _, run = command._attached(tiny_config, presets.SEARCH_SPACE["dit"], options)
+    _, run = command._attached(tiny_config, options)
     second = make_trainer(run)
     checkpoint.restore(second, tmp_path / checkpoint.FILE_NAME)
     with run:
@@ -206,7 +206,7 @@ def test_the_command_answers_a_wrong_value_in_one_line(tmp_path, capsys):
 
 
 def test_checkpoints_are_written_while_training_and_the_next_step_says_so(make_trainer, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "SAVE_EVERY_SECONDS", 0.0)
     path = tmp_path / checkpoint.FILE_NAME
     trainer = make_trainer(steps=3)
     steps_on_disk, flags = [], []
@@ -215,7 +215,7 @@ def test_checkpoints_are_written_while_training_and_the_next_step_says_so(make_t
     )
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *args: (save(*args), steps_on_disk.append(checkpoint.read(path)[1]["step"])))
-    command._drive(trainer, path)
+    launch.drive(trainer, path, lambda progress: None)
     assert steps_on_disk == [1, 2, 3, 3]
     assert flags == [False, True, True]
 

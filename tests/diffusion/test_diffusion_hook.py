@@ -17,7 +17,7 @@ from autotuner.messages import Acknowledgement, Declaration, Evaluation, Goodbye
 def attached(tiny_config, tmp_path):
     """Configuration and run as the command line makes them."""
     options = command.parser().parse_args(["train", "--out", str(tmp_path), "--state-dir", str(tmp_path)])
-    return command._attached(tiny_config, presets.SEARCH_SPACE["dit"], options)
+    return command._attached(tiny_config, options)
 
 
 def ask(run, **values):

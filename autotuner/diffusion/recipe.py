@@ -1,0 +1,195 @@
+"""One TOML file that says everything about a training: read, checked at the door, fitted to the images."""
+
+from __future__ import annotations
+
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from autotuner.diffusion import presets
+from autotuner.diffusion.config import NETWORKS, TrainerConfig
+from autotuner.diffusion.data import Dataset
+from autotuner.errors import ConfigurationError
+
+TOP = ("name", "preset", "out")
+DATA_KEYS = ("source", "resolution")
+HOOK_KEYS = ("enabled", "keep_architecture", "state_dir")
+SECTION_OF = {
+    "seconds": "budget", "steps": "budget",
+    "resolution": "data",
+    "resolutions": "knobs", "micro_batches": "knobs", "sampling_ladder": "knobs", "cache_limits": "knobs",
+    "micro_batch": "knobs", "sampling_steps": "knobs", "cache_limit": "knobs", "pace": "knobs",
+    "process": "noise", "weighting": "noise", "beta_schedule": "noise", "sigma_min": "noise", "sigma_max": "noise",
+    "student_ladder": "distillation", "student_learning_rate": "distillation",
+    "solver": "evaluation", "quality_steps": "evaluation", "quality_images": "evaluation", "quality_every": "evaluation",
+    "quality_features": "evaluation", "held_out_images": "evaluation", "evaluate_every_seconds": "evaluation",
+    "evaluate_every_steps": "evaluation",
+}  # fmt: skip
+"""Where a field of TrainerConfig stands in the file; every other one stands in [training]."""
+NOT_IN_A_SECTION = ("name", "network", "model", "fixed", "multires")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one file asks for."""
+
+    path: Path
+    out: Path
+    """Directory of checkpoint, previews, grids and result.json; relative paths count from the file."""
+    source: str | None
+    """What ``data.find`` is asked for; None: the best images of this machine."""
+    resolution: int | None
+    """Edge length to train at; None: the images' own."""
+    config: TrainerConfig
+    given: frozenset[str]
+    """Fields of the configuration that the file sets: fitting to the images leaves them alone."""
+    hook: bool
+    keep_architecture: bool
+    state_directory: Path | None
+
+    def fitted(self, dataset: Dataset) -> TrainerConfig:
+        """The configuration for these images. Raises ConfigurationError where the file contradicts them."""
+        fitted = presets.fitted(self.config, dataset)
+        kept = {name: getattr(self.config, name) for name in self.given & {"resolutions"}}
+        return replace(fitted, **kept)
+
+
+def read(path: Path, changes: Mapping[str, str] | None = None) -> Recipe:
+    """Read a file; ``changes`` maps ``section.key`` to a TOML value that replaces the file's.
+
+    Raises ConfigurationError that names the file, the key, what was found and what is allowed.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not a TOML file ({error})") from None
+    for name, text in (changes or {}).items():
+        _put(document, name, text)
+    return _Reader(path, document).recipe()
+
+
+def sections() -> dict[str, tuple[str, ...]]:
+    """Every section with the keys that it may have; [model] takes what the network's constructor takes."""
+    known: dict[str, list[str]] = {"data": list(DATA_KEYS), "hook": list(HOOK_KEYS)}
+    for field in fields(TrainerConfig):
+        section = SECTION_OF.get(field.name, "training")
+        if field.name not in NOT_IN_A_SECTION and field.name not in known.setdefault(section, []):
+            known[section].append(field.name)
+    return {name: tuple(keys) for name, keys in known.items()}
+
+
+def _put(document: dict[str, Any], name: str, text: str) -> None:
+    section, _, key = name.rpartition(".")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    table = document.setdefault(section, {}) if section else document
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"--set {name}: {section!r} is not a section")
+    table[key] = value
+
+
+class _Reader:
+    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+        self._path = path
+        self._document = document
+
+    def recipe(self) -> Recipe:
+        known = sections()
+        self._refuse_unknown("", self._document, (*TOP, *known, "model", "multires"))
+        name = self._text("name", self._path.stem)
+        settings = self._settings(known)
+        try:
+            config = replace(presets.find(self._text("preset", "fashion-tiny")), name=name, **settings)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self._path}: {error}") from None
+        data, hook = self._section("data"), self._section("hook")
+        state = hook.get("state_dir")
+        return Recipe(
+            path=self._path,
+            out=self._path.parent / self._text("out", f"runs/{name}"),
+            source=self._typed("data.source", data.get("source"), str | None),
+            resolution=self._typed("data.resolution", data.get("resolution"), int | None),
+            config=config,
+            given=frozenset(settings),
+            hook=self._typed("hook.enabled", hook.get("enabled", True), bool),
+            keep_architecture=self._typed("hook.keep_architecture", hook.get("keep_architecture", False), bool),
+            state_directory=Path(self._typed("hook.state_dir", state, str)).expanduser() if state is not None else None,
+        )
+
+    def _settings(self, known: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+        hints = typing.get_type_hints(TrainerConfig)
+        settings: dict[str, Any] = {}
+        for section, keys in known.items():
+            table = self._section(section)
+            self._refuse_unknown(section, table, keys)
+            if section in ("data", "hook"):
+                continue
+            for key, value in table.items():
+                settings[key] = self._typed(f"{section}.{key}", value, hints[key])
+        if "multires" in self._document:
+            settings["multires"] = self._section("multires")
+        return settings | self._model()
+
+    def _model(self) -> dict[str, Any]:
+        table = dict(self._section("model"))
+        if not table:
+            return {}
+        base = presets.find(self._text("preset", "fashion-tiny"))
+        network = self._typed("model.network", table.pop("network", base.network), str)
+        if network not in NETWORKS:
+            raise ConfigurationError(f"{self._path}: model.network {network!r}; allowed: {', '.join(NETWORKS)}")
+        same = network == base.network
+        searched = presets.SEARCH_SPACE.get(network, {})
+        model = {**(base.model if same else {}), **{key: value for key, value in table.items() if key in searched}}
+        fixed = {**(base.fixed if same else {}), **{key: value for key, value in table.items() if key not in searched}}
+        return {"network": network, "model": model, "fixed": fixed}
+
+    def _section(self, name: str) -> dict[str, Any]:
+        table = self._document.get(name, {})
+        if not isinstance(table, dict):
+            raise ConfigurationError(f"{self._path}: {name} is {table!r}; allowed is a section [{name}]")
+        return table
+
+    def _text(self, key: str, default: str) -> str:
+        return str(self._typed(key, self._document.get(key, default), str))
+
+    def _refuse_unknown(self, section: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+        for key in table:
+            if key not in allowed:
+                where = f"[{section}] has" if section else "the file has"
+                raise ConfigurationError(f"{self._path}: {where} an unknown key {key!r}; allowed: {', '.join(allowed)}")
+
+    def _typed(self, name: str, value: Any, expected: Any) -> Any:
+        """``value`` as the annotation wants it; whole numbers pass for floats, arrays become tuples."""
+        for kind in typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,):
+            accepted, converted = _convert(value, kind)
+            if accepted:
+                return converted
+        allowed = str(getattr(expected, "__name__", expected)) if not isinstance(expected, types.UnionType) else str(expected)
+        raise ConfigurationError(f"{self._path}: {name} is {value!r}; allowed is {allowed.replace(' | None', '')}")
+
+
+def _convert(value: Any, kind: Any) -> tuple[bool, Any]:
+    if kind is types.NoneType:
+        return value is None, None
+    if kind is float:
+        accepted = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return accepted, float(value) if accepted else None
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        item = typing.get_args(kind)[0]
+        parts = [_convert(part, item) for part in value] if isinstance(value, list) else [(False, None)]
+        return all(accepted for accepted, _ in parts), tuple(converted for _, converted in parts)
+    if origin is dict:
+        return isinstance(value, dict), value
+    return isinstance(value, kind), value
