@@ -11,21 +11,17 @@ from autotuner.diffusion import ema
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.distill import Times, consistency_errors, times
-from autotuner.diffusion.dit import DiT
 from autotuner.diffusion.loss import denoising_errors, to_model
+from autotuner.diffusion.networks import build_network
 from autotuner.diffusion.noise import draw_sigma, importance, probabilities, resolution_scale
 from autotuner.diffusion.precondition import Denoiser
 from autotuner.diffusion.step import Applied, Learner
-from autotuner.diffusion.unet import UNet
-
-NETWORKS = {"dit": DiT, "unet": UNet}
 
 
 def build(config: TrainerConfig, channels: int, classes: int, resolution: int, sigma_data: float) -> Denoiser:
     """A new denoiser of the configured architecture; random weights follow ``config.seed``."""
     mx.random.seed(config.seed)
-    network = NETWORKS[config.network](channels, classes, resolution, **config.model, **config.fixed)
-    return Denoiser(network, sigma_data)
+    return Denoiser(build_network(config, channels, classes, resolution), sigma_data)
 
 
 def parameter_count(module: nn.Module) -> int:
