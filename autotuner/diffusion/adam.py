@@ -24,12 +24,18 @@ def begin(size: int) -> Moments:
 
 
 def update(
-    weights: mx.array, gradient: mx.array, moments: Moments, learning_rate: mx.array, weight_decay: mx.array
+    weights: mx.array,
+    gradient: mx.array,
+    moments: Moments,
+    learning_rate: mx.array,
+    weight_decay: mx.array,
+    beta_1: float = BETA_1,
+    beta_2: float = BETA_2,
 ) -> tuple[mx.array, Moments]:
     """One update with bias correction; decay is decoupled from the gradient."""
     count = moments.updates + 1
-    first = BETA_1 * moments.first + (1 - BETA_1) * gradient
-    second = BETA_2 * moments.second + (1 - BETA_2) * mx.square(gradient)
-    scale = learning_rate / (1 - mx.power(BETA_1, count))
-    root = mx.sqrt(second * (1 / (1 - mx.power(BETA_2, count)))) + EPSILON
+    first = beta_1 * moments.first + (1 - beta_1) * gradient
+    second = beta_2 * moments.second + (1 - beta_2) * mx.square(gradient)
+    scale = learning_rate / (1 - mx.power(beta_1, count))
+    root = mx.sqrt(second * (1 / (1 - mx.power(beta_2, count)))) + EPSILON
     return weights * (1 - learning_rate * weight_decay) - scale * first / root, Moments(first, second, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,6 +10,50 @@ from autotuner.errors import ConfigurationError
 from autotuner.knobs import KnobDeclaration, declare
 
 NETWORKS = ("dit", "unet")
+EMAS = ("half_life", "power")
+RANGES: dict[str, tuple[float, float]] = {
+    "batch": (1, 2**16),
+    "sampling_steps": (1, 1000),
+    "quality_steps": (1, 1000),
+    "quality_images": (2, 2**20),
+    "held_out_images": (1, 2**20),
+    "quality_every": (1, 2**20),
+    "evaluate_every_steps": (1, 2**40),
+    "evaluate_every_seconds": (0, 1e9),
+    "learning_rate": (0, 10),
+    "student_learning_rate": (0, 10),
+    "half_life_images": (1, 1e12),
+    "label_dropout": (0, 1),
+    "ema_snapshots": (1, 4096),
+    "beta_1": (0, 0.9999),
+    "beta_2": (0, 0.999999),
+    "weight_decay": (0, 10),
+    "max_norm": (1e-6, 1e9),
+    "warm_up": (0, 1),
+    "warm_up_steps": (0, 2**40),
+    "sigma_min": (1e-6, 1e6),
+    "sigma_max": (1e-6, 1e6),
+    "max_shapes": (1, 64),
+}
+"""Least and largest value of each number; None passes where the type allows it."""
+
+
+def _choices() -> dict[str, Collection[str]]:
+    from autotuner.diffusion.betas import BETAS
+    from autotuner.diffusion.loss import WEIGHTINGS
+    from autotuner.diffusion.precision import PRECISIONS
+    from autotuner.diffusion.precondition import PROCESSES
+    from autotuner.diffusion.solvers import SOLVERS
+
+    return {
+        "network": NETWORKS,
+        "solver": SOLVERS,
+        "process": PROCESSES,
+        "beta_schedule": BETAS,
+        "weighting": WEIGHTINGS,
+        "precision": PRECISIONS,
+        "ema": EMAS,
+    }
 
 
 @dataclass(frozen=True)
@@ -41,7 +86,29 @@ class TrainerConfig:
     learning_rate: float = 3e-3
     student_learning_rate: float = 1e-3
     half_life_images: float = 20_000
+    ema: str = "half_life"
+    """What is evaluated: ``half_life`` or the ``power``-function average, which also keeps snapshots for post-hoc EMA."""
+    ema_snapshots: int = 32
+    """How many snapshots of power-function averages are spread over the budget."""
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    weight_decay: float = 0.01
+    max_norm: float = 1.0
+    """Gradients are clipped to this Euclidean norm."""
+    warm_up: float = 0.02
+    """Share of the teacher's budget in which the learning rate rises; ``warm_up_steps`` counts steps instead."""
+    warm_up_steps: int | None = None
+    precision: str = "float32"
+    """Of weights and activations in the forward and backward pass; master weights and moments are float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     label_dropout: float = 0.1
+    process: str = "edm"
+    """A row of ``precondition.PROCESSES``."""
+    beta_schedule: str = "linear"
+    """Of the variance-preserving processes; a row of ``betas.BETAS``."""
+    weighting: str = "edm"
+    """A row of ``loss.WEIGHTINGS``; the held-out measurement does not depend on it."""
     sigma_min: float = 0.02
     sigma_max: float = 40.0
     solver: str = "ipndm"
@@ -54,11 +121,20 @@ class TrainerConfig:
     """Counts steps instead of seconds, for runs that must repeat exactly."""
     quality_every: int = 3
     """Every how many evaluations the few-step quality is measured."""
+    max_shapes: int = 8
+    """Most pairs of resolution and micro-batch ever: each costs a trace and memory that is not given back."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, allowed in _choices().items():
+            if getattr(self, name) not in allowed:
+                raise ConfigurationError(f"{name} {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigurationError(f"{name} {value!r}; allowed is {low:g} to {high:g}")
+        ladder = self.student_ladder
         checks = (
-            (self.network in NETWORKS, f"network {self.network!r}; allowed: {', '.join(NETWORKS)}"),
             (self.seconds is not None or self.steps is not None, "neither seconds nor steps bounds the training"),
             (self.seconds is None or self.seconds > 0, f"seconds {self.seconds!r}; allowed is a positive number"),
             (self.steps is None or self.steps > 0, f"steps {self.steps!r}; allowed is a positive number"),
@@ -66,6 +142,14 @@ class TrainerConfig:
             (
                 self.micro_batch in self.micro_batches,
                 f"micro_batch {self.micro_batch} is not on its ladder {self.micro_batches}",
+            ),
+            (
+                all(isinstance(s, int) and s > 0 for s in ladder) and list(ladder) == sorted(set(ladder), reverse=True),
+                f"student_ladder {ladder!r}; allowed are whole numbers of sampling steps, each smaller than the one before",
+            ),
+            (
+                self.sigma_min < self.sigma_max,
+                f"sigma_min {self.sigma_min!r}; allowed is less than sigma_max {self.sigma_max!r}",
             ),
             *((self.batch % m == 0, f"micro_batch {m} does not divide the batch of {self.batch}") for m in self.micro_batches),
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autotuner.diffusion import betas
 from autotuner.diffusion.blas import mx
 
 BINS = 20
@@ -16,45 +17,78 @@ FLOOR = 0.2 / BINS
 """Least probability of a bin, so that no noise level starves: a fifth of every density is uniform in ln sigma."""
 
 
-@dataclass(frozen=True)
-class Density:
-    """One row of the table: a named density over ln sigma."""
-
-    name: str
-    shape: Callable[[np.ndarray], np.ndarray]
-    sentence: str
+Shape = Callable[[np.ndarray], np.ndarray]
+"""An unnormalised density over ln sigma."""
 
 
-def _normal(mean: float, deviation: float) -> Callable[[np.ndarray], np.ndarray]:
+def _normal(mean: float, deviation: float) -> Shape:
     return lambda u: np.exp(-0.5 * ((u - mean) / deviation) ** 2)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The density over ln sigma whose expected loss a training minimises, and the levels that it reaches."""
+
+    shape: Shape
+    low: float = LN_SIGMA_MIN
+    high: float = LN_SIGMA_MAX
+
+
 P_MEAN, P_STD = -1.0, 1.2
+LOG_NORMAL = Reference(_normal(P_MEAN, P_STD))
+"""ln sigma ~ N(-1.0, 1.2) (Karras et al. 2022, Table 1, with a little less noise for small images)."""
+LOGIT_NORMAL = Reference(_normal(0.0, 1.0))
+"""t ~ logit-normal(0, 1) (Esser et al. 2024, Eq. 19); the logit of t = sigma / (1 + sigma) is ln sigma, so that is a normal too."""
+
+
+def uniform_timesteps(schedule: str) -> Reference:
+    """Every step of a beta schedule equally often (Ho et al. 2020, Algorithm 1), as a density over ln sigma."""
+    levels = np.log(betas.sigmas(schedule))
+    slope = np.gradient(np.arange(len(levels)), levels)
+    return Reference(lambda u: np.interp(u, levels, slope, left=0.0, right=0.0), float(levels[0]), float(levels[-1]))
+
+
+def reference(process: str, beta_schedule: str) -> Reference:
+    """What the process draws unless the knob says otherwise."""
+    if process.startswith("vp_"):
+        return uniform_timesteps(beta_schedule)
+    return LOGIT_NORMAL if process == "flow" else LOG_NORMAL
+
+
+@dataclass(frozen=True)
+class Density:
+    """One row of the table: a named change of the reference."""
+
+    name: str
+    shift: float | None
+    """Added to ln sigma; None: no shape at all."""
+    sentence: str
+
+
 DENSITIES: tuple[Density, ...] = (
-    Density(
-        "lognormal", _normal(P_MEAN, P_STD), "ln sigma ~ N(-1.0, 1.2) and FLOOR: the reference that the loss is corrected to"
-    ),
-    Density("low_noise", _normal(P_MEAN - 0.7, P_STD), "more small noise levels: fine detail"),
-    Density("high_noise", _normal(P_MEAN + 0.7, P_STD), "more large noise levels: global structure"),
-    Density("uniform", np.ones_like, "every ln sigma equally often"),
+    Density("lognormal", 0.0, "the process's own density and FLOOR: the reference that the loss is corrected to"),
+    Density("low_noise", -0.7, "more small noise levels: fine detail"),
+    Density("high_noise", 0.7, "more large noise levels: global structure"),
+    Density("uniform", None, "every ln sigma equally often"),
 )
 """The knob timestep_density is an index into this table: append, never reorder. Students draw times, not levels."""
 
 
-def probabilities(index: int) -> np.ndarray:
+def probabilities(index: int, base: Reference = LOG_NORMAL) -> np.ndarray:
     """Probability of each ln-sigma bin under the density at ``index``, none below FLOOR."""
-    edges = np.linspace(LN_SIGMA_MIN, LN_SIGMA_MAX, BINS + 1)
-    raw = DENSITIES[index].shape((edges[:-1] + edges[1:]) / 2)
+    edges = np.linspace(base.low, base.high, BINS + 1)
+    shift = DENSITIES[index].shift
+    raw = np.ones(BINS) if shift is None else base.shape((edges[:-1] + edges[1:]) / 2 - shift)
     return np.asarray(FLOOR + (1 - FLOOR * BINS) * raw / raw.sum())
 
 
-def importance(index: int) -> np.ndarray:
+def importance(index: int, base: Reference = LOG_NORMAL) -> np.ndarray:
     """Weight p_reference / p_drawn of each bin: the expected loss is the reference's, whatever the density."""
-    return probabilities(0) / probabilities(index)
+    return probabilities(0, base) / probabilities(index, base)
 
 
 def draw_sigma(
-    key: mx.array, count: int, cumulative: mx.array, weights: mx.array, scale: mx.array
+    key: mx.array, count: int, cumulative: mx.array, weights: mx.array, scale: mx.array, base: Reference = LOG_NORMAL
 ) -> tuple[mx.array, mx.array]:
     """Draw ``count`` noise levels and their importance weights from a density given as arrays (no retrace on change).
 
@@ -64,8 +98,8 @@ def draw_sigma(
     bin_index = mx.minimum(mx.sum(u[:, None] >= cumulative[None, :], axis=1), BINS - 1)
     lower = mx.where(bin_index > 0, cumulative[mx.maximum(bin_index - 1, 0)], 0.0)
     within = (u - lower) / (cumulative[bin_index] - lower)
-    width = (LN_SIGMA_MAX - LN_SIGMA_MIN) / BINS
-    return mx.exp(LN_SIGMA_MIN + width * (bin_index + within)) * scale, weights[bin_index]
+    width = (base.high - base.low) / BINS
+    return mx.exp(base.low + width * (bin_index + within)) * scale, weights[bin_index]
 
 
 def resolution_scale(resolution: int, full_resolution: int) -> float:
@@ -73,10 +107,18 @@ def resolution_scale(resolution: int, full_resolution: int) -> float:
     return resolution / full_resolution
 
 
+def shifted_time(time: np.ndarray, shift: float) -> np.ndarray:
+    """Flow time of a picture with ``shift``^2 times the pixels: t' = s t / (1 + (s - 1) t) (Esser et al. 2024, Eq. 23).
+
+    With sigma = t / (1 - t) this is sigma' = s sigma: the same as ``resolution_scale``.
+    """
+    return shift * time / (1 + (shift - 1) * time)
+
+
 def reference_sigmas(bins: int = 10) -> np.ndarray:
     """``bins`` equally probable levels of the log-normal reference: medians of its deciles when ``bins`` is 10."""
     grid = np.linspace(P_MEAN - 5 * P_STD, P_MEAN + 5 * P_STD, 20001)
-    cumulative = np.cumsum(_normal(P_MEAN, P_STD)(grid))
+    cumulative = np.cumsum(LOG_NORMAL.shape(grid))
     return np.exp(np.interp((np.arange(bins) + 0.5) / bins, cumulative / cumulative[-1], grid))
 
 

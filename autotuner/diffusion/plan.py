@@ -9,6 +9,10 @@ FINAL = 0.02
 """Learning rate at the end, as a share of its peak."""
 TEACHER_SHARE = 0.70
 """Share of the budget after which the first student is distilled."""
+RESTART = 0.3
+"""Peak of the second cycle, for a teacher that goes on beyond its share because no student was begun."""
+RISE = 0.1
+"""Share of the second cycle in which its learning rate rises."""
 RAMP_STEPS = 50
 """Optimizer steps over which a change of lr_scale is spread."""
 
@@ -21,12 +25,29 @@ def planned_stage(budget_used: float, stages: int) -> int:
     return 1 + min(int(part * stages), stages - 1)
 
 
-def teacher_rate(budget_used: float, stages: int) -> float:
+def teacher_rate(budget_used: float, stages: int, warm_up: float = WARM_UP) -> float:
     """Factor on the peak learning rate: linear warm-up, then cosine decay over the teacher's share of the budget."""
     share = TEACHER_SHARE if stages else 1.0
     progress = min(budget_used / share, 1.0)
     decay = FINAL + (1 - FINAL) * 0.5 * (1 + math.cos(math.pi * progress))
-    return min(1.0, (progress + 1e-3) / WARM_UP) * decay
+    return (min(1.0, (progress + 1e-3) / warm_up) if warm_up else 1.0) * decay
+
+
+def second_cycle(budget_used: float) -> float:
+    """Factor for a teacher that still learns after its share, because the daemon began no student: 0 before.
+
+    A warm restart (Loshchilov and Hutter 2017) that rises to RESTART and decays with the budget: at FINAL the teacher would
+    waste what is left of it.
+    """
+    progress = (budget_used - TEACHER_SHARE) / (1 - TEACHER_SHARE)
+    if progress <= 0:
+        return 0.0
+    return RESTART * min(1.0, progress / RISE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def risen(step: int, warm_up_steps: int | None) -> float:
+    """Factor of a warm-up that is counted in steps: 1 from step ``warm_up_steps`` on."""
+    return min(1.0, (step + 1) / warm_up_steps) if warm_up_steps else 1.0
 
 
 def student_rate(stage_progress: float) -> float:

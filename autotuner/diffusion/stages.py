@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.nn as nn
 import numpy as np
 
@@ -11,17 +9,29 @@ from autotuner.diffusion import ema
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.distill import Times, consistency_errors, times
-from autotuner.diffusion.loss import denoising_errors, to_model
+from autotuner.diffusion.loss import WEIGHTINGS, denoising_errors, to_model
 from autotuner.diffusion.networks import build_network
-from autotuner.diffusion.noise import draw_sigma, importance, probabilities, resolution_scale
-from autotuner.diffusion.precondition import Denoiser
-from autotuner.diffusion.step import Applied, Learner
+from autotuner.diffusion.noise import draw_sigma, importance, probabilities, reference, resolution_scale
+from autotuner.diffusion.precondition import Denoiser, find_process
+from autotuner.diffusion.step import Applied, Errors, Learner, Rule
+
+OWN_NETWORKS = ("dit", "unet")
+"""Take noise levels of order one; every other network takes timesteps."""
 
 
 def build(config: TrainerConfig, channels: int, classes: int, resolution: int, sigma_data: float) -> Denoiser:
     """A new denoiser of the configured architecture; random weights follow ``config.seed``."""
     mx.random.seed(config.seed)
-    return Denoiser(build_network(config, channels, classes, resolution), sigma_data)
+    process = find_process(config.process, config.beta_schedule)
+    if config.network in OWN_NETWORKS:
+        process = process.of_order_one()
+    return Denoiser(build_network(config, channels, classes, resolution), sigma_data, process)
+
+
+def rule(config: TrainerConfig) -> Rule:
+    """The configured optimizer step."""
+    sigma_rels = ema.SIGMA_RELS if config.ema == "power" else ()
+    return Rule(config.beta_1, config.beta_2, config.weight_decay, config.max_norm, config.precision, sigma_rels)
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -40,12 +50,14 @@ class Stages:
         self.full_resolution = resolution
         self.classes = classes
         self.stage = 0
-        self.teacher = Learner(self.new_denoiser(), _teacher_errors)
+        self.reference = reference(config.process, config.beta_schedule)
+        self.teacher = Learner(self.new_denoiser(), _teacher_errors(config.weighting), rule=rule(config))
         self.student: Learner | None = None
         self.frozen = self.new_denoiser()
         """The teacher's average as it was when distillation began."""
         self.images = {"teacher": 0, "student": 0}
         self.student_of = -1
+        self._checkpointing = False
         self.set_density(0)
 
     def new_denoiser(self) -> Denoiser:
@@ -68,7 +80,7 @@ class Stages:
         A student that was kept continues unless its teacher has learned since.
         """
         if stage > 0 and self.stage == 0 and self.student_of != self.images["teacher"]:
-            self.begin_student(self.teacher.state.average)
+            self.begin_student(self.teacher.averaged)
             self.images["student"] = 0
             self.student_of = self.images["teacher"]
         self.stage = stage
@@ -79,13 +91,22 @@ class Stages:
         self.frozen.update(weights)
         student = self.new_denoiser()
         student.update(weights)
-        self.student = Learner(student, _student_errors(self.frozen), frozen=self.frozen)
+        self.student = Learner(student, _student_errors(self.frozen), frozen=self.frozen, rule=rule(self._config))
+        if self._checkpointing:
+            self.student.set_gradient_checkpointing(True)
         return self.student
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Recompute activations in every backward pass from now on, or keep them. Raises ConfigurationError."""
+        for learner in (self.teacher, self.student):
+            if learner is not None:
+                learner.set_gradient_checkpointing(on)
+        self._checkpointing = on
 
     def set_density(self, index: int) -> None:
         """Draw noise levels from another row of ``noise.DENSITIES`` from now on."""
-        self._cumulative = mx.array(np.cumsum(probabilities(index)).astype(np.float32))
-        self._importance = mx.array(importance(index).astype(np.float32))
+        self._cumulative = mx.array(np.cumsum(probabilities(index, self.reference)).astype(np.float32))
+        self._importance = mx.array(importance(index, self.reference).astype(np.float32))
 
     def draw(self, images: np.ndarray, labels: np.ndarray, step: int, teacher_steps: int) -> list[mx.array]:
         """All randomness of one optimizer step, for the whole batch: micro-batches only slice it."""
@@ -96,7 +117,7 @@ class Stages:
         noise = mx.random.normal(images.shape, key=keys[1])
         scale = mx.array(resolution_scale(resolution, self.full_resolution))
         if self.stage == 0:
-            sigma, weights = draw_sigma(keys[2], count, self._cumulative, self._importance, scale)
+            sigma, weights = draw_sigma(keys[2], count, self._cumulative, self._importance, scale, self.reference)
             return [weights, mx.array(images), label, noise, sigma]
         first, second = mx.random.uniform(shape=(count,), key=keys[2]), mx.random.uniform(shape=(count,), key=keys[3])
         counts = mx.array(float(self.student_steps)), mx.array(float(teacher_steps))
@@ -112,11 +133,14 @@ class Stages:
         return self.learner.apply(learning_rate, beta)
 
 
-def _teacher_errors(denoiser: nn.Module, images: mx.array, labels: mx.array, noise: mx.array, sigma: mx.array) -> mx.array:
-    return denoising_errors(denoiser, to_model(images), labels, noise, sigma)
+def _teacher_errors(weighting: str) -> Errors:
+    def errors(denoiser: nn.Module, images: mx.array, labels: mx.array, noise: mx.array, sigma: mx.array) -> mx.array:
+        return denoising_errors(denoiser, to_model(images), labels, noise, sigma, WEIGHTINGS[weighting])
+
+    return errors
 
 
-def _student_errors(frozen: nn.Module) -> Any:
+def _student_errors(frozen: nn.Module) -> Errors:
     def errors(
         student: nn.Module,
         images: mx.array,

@@ -211,7 +211,10 @@ class Trainer:
         if self.stages.stage:
             return self.config.student_learning_rate * plan.student_rate(self._stage_progress()) * self.lr_scale
         stages = len(self.config.student_ladder)
-        return self.config.learning_rate * plan.teacher_rate(self.budget_used, stages) * self.lr_scale
+        rate = plan.teacher_rate(self.budget_used, stages, 0.0 if self.config.warm_up_steps else self.config.warm_up)
+        if stages:
+            rate = max(rate, plan.second_cycle(self.budget_used))
+        return self.config.learning_rate * rate * plan.risen(self.step, self.config.warm_up_steps) * self.lr_scale
 
     def _stage_progress(self) -> float:
         planned = (1 - plan.TEACHER_SHARE) / max(len(self.config.student_ladder), 1)
