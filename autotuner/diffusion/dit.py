@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import mlx.nn as nn
 import numpy as np
+from mlx.nn.utils import checkpoint
 
 from autotuner.diffusion.blas import mx
 
@@ -87,6 +88,8 @@ class DiT(nn.Module):
         super().__init__()
         self.patch = patch
         self.full_resolution = full_resolution
+        self.gradient_checkpointing = False
+        """Whether the backward pass recomputes each block."""
         self.embed = nn.Linear(patch * patch * channels, width)
         self.position = nn.Linear(4 * FREQUENCIES, width, bias=False)
         self.label = nn.Embedding(classes + 1, width)
@@ -102,16 +105,17 @@ class DiT(nn.Module):
         """Images (batch, side, side, channels) in and out; ``side`` must be a multiple of the patch."""
         side = x.shape[1] // self.patch
         condition = self._condition(c_noise, label, x.shape[1])
-        h = self.embed(self._patches(x)) + self.position(_position_features(side))
+        h = self.embed(self._patches(x)) + self.position(_position_features(side).astype(x.dtype))
         for block in self.blocks:
-            h = block(h, condition)
+            h = (checkpoint(block) if self.gradient_checkpointing else block)(h, condition)
         shift, scale = mx.split(self.modulation(condition)[:, None, :], 2, axis=-1)
         return self._images(self.head(mx.fast.rms_norm(h, None, 1e-5) * (1 + scale) + shift), x.shape)
 
     def _condition(self, c_noise: mx.array, label: mx.array, resolution: int) -> mx.array:
         scale = mx.full((c_noise.shape[0], 1), math.log2(resolution / self.full_resolution))
-        levels = self.level(mx.concatenate([level_features(c_noise), scale], axis=1))
-        return nn.relu(self.condition(nn.relu(levels + self.label(label))))
+        known = self.label(label)
+        features = mx.concatenate([level_features(c_noise), scale], axis=1).astype(known.dtype)
+        return nn.relu(self.condition(nn.relu(self.level(features) + known)))
 
     def _patches(self, x: mx.array) -> mx.array:
         batch, height, width, channels = x.shape

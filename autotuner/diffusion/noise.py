@@ -38,7 +38,7 @@ P_MEAN, P_STD = -1.0, 1.2
 LOG_NORMAL = Reference(_normal(P_MEAN, P_STD))
 """ln sigma ~ N(-1.0, 1.2) (Karras et al. 2022, Table 1, with a little less noise for small images)."""
 LOGIT_NORMAL = Reference(_normal(0.0, 1.0))
-"""t ~ logit-normal(0, 1) (Esser et al. 2024, Eq. 19); the logit of t = sigma / (1 + sigma) is ln sigma, so that is a normal too."""
+"""t ~ logit-normal(0, 1) (Esser et al. 2024, Sec. 3.1): the logit of t = sigma / (1 + sigma) is ln sigma."""
 
 
 def uniform_timesteps(schedule: str) -> Reference:
@@ -108,7 +108,7 @@ def resolution_scale(resolution: int, full_resolution: int) -> float:
 
 
 def shifted_time(time: np.ndarray, shift: float) -> np.ndarray:
-    """Flow time of a picture with ``shift``^2 times the pixels: t' = s t / (1 + (s - 1) t) (Esser et al. 2024, Eq. 23).
+    """Flow time of a picture with ``shift``^2 times the pixels: t' = s t / (1 + (s - 1) t) (Esser et al. 2024, Sec. 5.3.2).
 
     With sigma = t / (1 - t) this is sigma' = s sigma: the same as ``resolution_scale``.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mlx.nn as nn
+from mlx.nn.utils import checkpoint
 
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.dit import FREQUENCIES, level_features
@@ -54,6 +55,8 @@ class UNet(nn.Module):
     def __init__(self, channels: int, classes: int, full_resolution: int, width: int = 32, depth: int = 3) -> None:
         super().__init__()
         self.full_resolution = full_resolution
+        self.gradient_checkpointing = False
+        """Whether the backward pass recomputes each residual block."""
         widths = [width * min(2**level, 4) for level in range(depth)]
         self.label = nn.Embedding(classes + 1, 4 * width)
         self.level = nn.Linear(2 * FREQUENCIES, 4 * width)
@@ -71,17 +74,21 @@ class UNet(nn.Module):
 
     def __call__(self, x: mx.array, c_noise: mx.array, label: mx.array) -> mx.array:
         """Images (batch, height, width, channels) in and out."""
-        condition = nn.silu(self.condition(nn.silu(self.level(level_features(c_noise)) + self.label(label))))
+        levels = self.level(level_features(c_noise).astype(x.dtype))
+        condition = nn.silu(self.condition(nn.silu(levels + self.label(label))))
         h = self.stem(x)
         skips = []
         for level, block in enumerate(self.down):
-            h = block(h if level == 0 else _halve(h), condition)
+            h = self._run(block, h if level == 0 else _halve(h), condition)
             skips.append(h)
-        h = self.attention(self.middle(h, condition))
+        h = self.attention(self._run(self.middle, h, condition))
         for level, block in enumerate(self.up):
-            h = block(mx.concatenate([h, skips.pop()], axis=-1), condition)
+            h = self._run(block, mx.concatenate([h, skips.pop()], axis=-1), condition)
             h = h if level == len(self.up) - 1 else _double(h)
         return self.head(nn.silu(self.norm(h)))
+
+    def _run(self, block: nn.Module, h: mx.array, condition: mx.array) -> mx.array:
+        return (checkpoint(block) if self.gradient_checkpointing else block)(h, condition)
 
 
 def _halve(x: mx.array) -> mx.array:
