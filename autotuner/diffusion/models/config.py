@@ -36,9 +36,11 @@ def boolean(default: bool) -> Option:
     return Option(default, lambda v: isinstance(v, bool), "true or false")
 
 
-def integer(default: int | None, least: int = 0) -> Option:
-    """A whole number; null only where null is the default."""
-    return Option(default, lambda v: (v is None and default is None) or _whole(v, least), f"a whole number from {least} on")
+def integer(default: int | None, least: int = 0, *, null: bool = False) -> Option:
+    """A whole number; null where ``null`` says so, or where it is the default."""
+    optional = null or default is None
+    allowed = f"a whole number from {least} on" + (" or null" if optional else "")
+    return Option(default, lambda v: (v is None and optional) or _whole(v, least), allowed)
 
 
 def number(default: float, least: float = 0.0) -> Option:

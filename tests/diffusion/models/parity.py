@@ -15,6 +15,8 @@ from mlx.utils import tree_flatten
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.models.weights import Model, load, save, to_torch
 
+torch.set_num_threads(1)  # tiny models; more threads only wait for each other
+
 BOUND = 1e-4
 """Largest difference, relative to the largest value of the same array."""
 FLOOR = 1e-2
