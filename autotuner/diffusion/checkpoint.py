@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from autotuner.diffusion import adam
+from autotuner.diffusion import adam, posthoc
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.ema import SIGMA_RELS
 from autotuner.diffusion.evaluation import Evaluated, draw
 from autotuner.diffusion.flat import Layout
+from autotuner.diffusion.posthoc import Snapshot
 from autotuner.diffusion.stages import build
 from autotuner.diffusion.step import Learner, State
 from autotuner.diffusion.trainer import Trainer
@@ -22,6 +24,10 @@ from autotuner.errors import AutotunerError
 
 FORMAT = "1"
 FILE_NAME = "checkpoint.safetensors"
+MUST_AGREE = ("network", "model", "fixed", "batch", "seed", "process", "beta_schedule", "precision", "ema")
+"""Fields of the configuration that a checkpoint's vectors depend on."""
+DEFAULTS = {field.name: field.default for field in fields(TrainerConfig)}
+"""What a checkpoint from before a field existed was trained with."""
 
 
 class CheckpointError(AutotunerError):
@@ -43,9 +49,10 @@ def restore(trainer: Trainer, path: Path) -> None:
     """Continue a training of the same configuration from ``path``; raises CheckpointError."""
     vectors, document = read(path)
     config = json.loads(json.dumps(trainer.config.to_dict()))
-    for name in ("network", "model", "fixed", "batch", "seed"):
-        if document["config"][name] != config[name]:
-            raise CheckpointError(f"{path}: {name} was {document['config'][name]!r}, this training has {config[name]!r}")
+    for name in MUST_AGREE:
+        was = document["config"].get(name, DEFAULTS[name])
+        if was != config[name]:
+            raise CheckpointError(f"{path}: {name} was {was!r}, this training has {config[name]!r}")
     for name in ("name", "resolution", "channels", "classes"):
         was, now = document["data"][name], getattr(trainer.dataset, name)
         if was != now:
@@ -62,6 +69,9 @@ def restore(trainer: Trainer, path: Path) -> None:
     trainer.not_finite_steps, trainer.lr_scale = document["not_finite_steps"], document["lr_scale"]
     trainer.stage_entered, trainer.peak_bytes = document["stage_entered"], document.get("peak_bytes", 0)
     trainer.evaluations = [Evaluated(**row) for row in document["evaluations"]]
+    trainer.snapshots = document.get("snapshots", 0)
+    if document.get("gradient_checkpointing", False) != stages.gradient_checkpointing:
+        trainer.set_gradient_checkpointing(not stages.gradient_checkpointing)
     trainer.restore_knobs(document["knobs"], document["changes"])
 
 
@@ -83,18 +93,46 @@ def knobs(path: Path) -> dict[str, float]:
     return dict(read(path)[1]["knobs"])
 
 
-def samples(path: Path, who: str, steps: int, count: int, seed: int) -> np.ndarray:
-    """uint8 images of the teacher or student in a checkpoint; needs no dataset. Raises CheckpointError."""
+def configuration(path: Path) -> TrainerConfig:
+    """The configuration that the checkpoint was trained with. Raises CheckpointError."""
+    return _configured(read(path)[1])
+
+
+def samples(path: Path, who: str, steps: int, count: int, seed: int, sigma_rel: float | None = None) -> np.ndarray:
+    """uint8 images of the teacher or student in a checkpoint; needs no dataset.
+
+    ``sigma_rel`` asks for another average of the teacher's past weights (post-hoc EMA) than the one that is evaluated.
+    Raises CheckpointError, or SnapshotError where no snapshots of averages lie beside the checkpoint.
+    """
     vectors, document = read(path)
     if f"{who}.average" not in vectors:
         raise CheckpointError(f"{path} holds no {who}")
-    known = {field.name for field in fields(TrainerConfig)}
-    config = TrainerConfig(**{name: _tuples(value) for name, value in document["config"].items() if name in known})
+    config = _configured(document)
     data = document["data"]
     denoiser = build(config, data["channels"], data["classes"], data["resolution"], data["sigma_data"])
-    denoiser.update(Layout(denoiser).unpack(vectors[f"{who}.average"]))
+    weights = _evaluated(vectors, who) if sigma_rel is None else _reconstructed(path, vectors, who, sigma_rel)
+    denoiser.update(Layout(denoiser).unpack(weights))
     labels, shape = np.arange(count) % data["classes"], (data["resolution"], data["resolution"], data["channels"])
     return draw(denoiser, config, who, labels, shape, steps, seed)
+
+
+def _evaluated(vectors: dict[str, mx.array], who: str) -> mx.array:
+    profiles = _numbered(vectors, f"{who}.profile")
+    return profiles[-1] if profiles else vectors[f"{who}.average"]
+
+
+def _reconstructed(path: Path, vectors: dict[str, mx.array], who: str, sigma_rel: float) -> mx.array:
+    if who != "teacher":
+        raise CheckpointError(f"{path}: sigma_rel {sigma_rel!r} of the {who}; snapshots are kept of the teacher only")
+    updates = float(vectors["teacher.updates"])
+    now = [Snapshot(*row) for row in zip(SIGMA_RELS, [updates] * 2, _numbered(vectors, "teacher.profile"), strict=False)]
+    earlier = posthoc.load(path.parent / posthoc.FOLDER, until=updates - 1)
+    return posthoc.reconstruct([*earlier, *now], sigma_rel)
+
+
+def _configured(document: dict[str, Any]) -> TrainerConfig:
+    known = {field.name for field in fields(TrainerConfig)}
+    return TrainerConfig(**{name: _tuples(value) for name, value in document["config"].items() if name in known})
 
 
 def _tuples(value: Any) -> Any:
@@ -113,12 +151,20 @@ def _vectors(trainer: Trainer) -> dict[str, mx.array]:
 def _named(who: str, learner: Learner) -> dict[str, mx.array]:
     state = learner.state
     parts = {"weights": state.weights, "average": state.average, **state.moments._asdict()}
+    parts |= {f"profile.{index}": profile for index, profile in enumerate(state.profiles)}
+    parts |= {f"scale.{index}": part for index, part in enumerate(state.scale)}
     return {f"{who}.{name}": array for name, array in parts.items()}
 
 
 def _state(vectors: dict[str, mx.array], who: str) -> State:
     moments = adam.Moments(*(vectors[f"{who}.{name}"] for name in adam.Moments._fields))
-    return State(vectors[f"{who}.weights"], vectors[f"{who}.average"], moments)
+    profiles, scale = _numbered(vectors, f"{who}.profile"), _numbered(vectors, f"{who}.scale")
+    return State(vectors[f"{who}.weights"], vectors[f"{who}.average"], moments, profiles, scale)
+
+
+def _numbered(vectors: dict[str, mx.array], name: str) -> tuple[mx.array, ...]:
+    count = sum(key.startswith(f"{name}.") for key in vectors)
+    return tuple(vectors[f"{name}.{index}"] for index in range(count))
 
 
 def _document(trainer: Trainer) -> dict[str, Any]:
@@ -142,6 +188,8 @@ def _document(trainer: Trainer) -> dict[str, Any]:
         "not_finite_steps": trainer.not_finite_steps,
         "peak_bytes": trainer.peak_bytes,
         "lr_scale": trainer.lr_scale,
+        "snapshots": trainer.snapshots,
+        "gradient_checkpointing": trainer.stages.gradient_checkpointing,
         "knobs": trainer.knobs.to_dict(),
         "changes": trainer.knobs.history(),
         "evaluations": [asdict(row) for row in trainer.evaluations],

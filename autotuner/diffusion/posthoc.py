@@ -17,6 +17,7 @@ import numpy as np
 
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.ema import exponent
+from autotuner.diffusion.step import Learner
 from autotuner.errors import AutotunerError
 
 FOLDER = "averages"
@@ -58,6 +59,13 @@ def load(folder: Path, until: float = float("inf")) -> list[Snapshot]:
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise SnapshotError(f"{path} is no snapshot of averages: {error}") from None
     return found
+
+
+def of(learner: Learner) -> list[Snapshot]:
+    """The averages that a learner holds now."""
+    state, updates = learner.state, float(learner.state.moments.updates)
+    pairs = zip(learner.rule.sigma_rels, state.profiles, strict=True)
+    return [Snapshot(sigma_rel, updates, weights) for sigma_rel, weights in pairs]
 
 
 def overlap(updates_a: float, gamma_a: float, updates_b: float, gamma_b: float) -> float:

@@ -57,7 +57,7 @@ class Stages:
         """The teacher's average as it was when distillation began."""
         self.images = {"teacher": 0, "student": 0}
         self.student_of = -1
-        self._checkpointing = False
+        self.gradient_checkpointing = False
         self.set_density(0)
 
     def new_denoiser(self) -> Denoiser:
@@ -92,7 +92,7 @@ class Stages:
         student = self.new_denoiser()
         student.update(weights)
         self.student = Learner(student, _student_errors(self.frozen), frozen=self.frozen, rule=rule(self._config))
-        if self._checkpointing:
+        if self.gradient_checkpointing:
             self.student.set_gradient_checkpointing(True)
         return self.student
 
@@ -101,7 +101,7 @@ class Stages:
         for learner in (self.teacher, self.student):
             if learner is not None:
                 learner.set_gradient_checkpointing(on)
-        self._checkpointing = on
+        self.gradient_checkpointing = on
 
     def set_density(self, index: int) -> None:
         """Draw noise levels from another row of ``noise.DENSITIES`` from now on."""

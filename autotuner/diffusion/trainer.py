@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from autotuner.diffusion import plan
+from autotuner.diffusion import plan, posthoc
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
@@ -22,6 +22,7 @@ from autotuner.diffusion.injection import Injection
 from autotuner.diffusion.live import LiveKnobs
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.stages import Stages
+from autotuner.errors import DeclarationError
 from autotuner.knobs import find
 from autotuner.messages import FLAG_CHECKPOINT, FLAG_FIRST_OF_SHAPE, FLAG_NOT_FINITE
 
@@ -91,6 +92,10 @@ class Trainer:
         self.stage_entered = 0.0
         self._evaluated_at = -math.inf
         self._stopping = False
+        self.snapshots = 0
+        """Snapshots of averages that were due so far."""
+        if config.gradient_checkpointing:
+            self.set_gradient_checkpointing(True)
         mx.set_cache_limit(self.knobs.whole("cache_limit"))
 
     @property
@@ -119,8 +124,27 @@ class Trainer:
 
     def set_knob(self, name: str, value: float) -> None:
         """Change a knob from the script: in force from the next optimizer step on, and told to the daemon."""
+        self._refuse_new_shape(name, value)
         if self._change(name, value, "script"):
             self.run.set(name, value)
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """From the next step on recompute activations in the backward pass, or keep them: same gradients, new traces.
+
+        Raises ConfigurationError where the network cannot.
+        """
+        self.stages.set_gradient_checkpointing(on)
+        self._traced = set()
+
+    def _refuse_new_shape(self, name: str, value: float) -> None:
+        """The hook refuses what a daemon asks for beyond the budget of shapes; the script's own changes are refused here."""
+        asked = {"resolution": self.knobs["resolution"], "micro_batch": self.knobs["micro_batch"], name: value}
+        used = {(resolution, micro_batch) for resolution, micro_batch, _ in self.shapes}
+        if (asked["resolution"], asked["micro_batch"]) not in used and len(used) >= self.config.max_shapes:
+            raise DeclarationError(
+                f"knob {name!r}: value {value!r} makes shape {len(used) + 1} (resolution, micro-batch); "
+                f"allowed are {self.config.max_shapes}, used: {sorted(used)}"
+            )
 
     def _take_changes(self) -> None:
         polled = self.run.poll()
@@ -174,6 +198,7 @@ class Trainer:
         memory = (mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
         self.peak_bytes = max(self.peak_bytes, memory[2])
         self._slow_down(self._clock() - began, max(memory[2], memory[0] + memory[1]))
+        self._snapshot_if_due()
         took = self._clock() - began
         self._report(loss, took, memory, flags)
         return Progress(
@@ -256,6 +281,13 @@ class Trainer:
             stage=self.stages.stage,
             flags=flags,
         )
+
+    def _snapshot_if_due(self) -> None:
+        due = int(self.budget_used * self.config.ema_snapshots)
+        if self.config.ema != "power" or self._out is None or self.stages.stage or due <= self.snapshots:
+            return
+        self.snapshots = due
+        posthoc.save(self._out / posthoc.FOLDER, posthoc.of(self.stages.teacher))
 
     def _evaluate_if_due(self) -> Evaluated | None:
         interval = self.config.evaluation_interval

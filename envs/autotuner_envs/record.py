@@ -70,7 +70,7 @@ def header(command: str) -> dict[str, Any]:
 
 def record_costs(dataset: Dataset) -> dict[str, Any]:
     """Seconds and bytes of a step for each shape, of an evaluation, and of a preview step."""
-    trainer = Trainer(TrainerConfig(seconds=None, steps=_NEVER, evaluate_every_steps=_NEVER), dataset)
+    trainer = Trainer(TrainerConfig(seconds=None, steps=_NEVER, evaluate_every_steps=_NEVER, max_shapes=64), dataset)
     steps = trainer.steps()
     config = trainer.config
     shapes = [(0, r, m) for r, m in itertools.product(config.resolutions, config.micro_batches)]
