@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from autotuner.diffusion import data
+from autotuner.diffusion.data import fashion
 from autotuner.errors import DatasetError
 
 
@@ -127,9 +128,9 @@ def test_the_order_follows_from_the_seed_and_covers_each_epoch(stripes):
 
 
 def test_a_download_is_checked_and_kept(tmp_path, monkeypatch):
-    payload = {name: name.encode() for name in data.FASHION_MD5}
+    payload = {name: name.encode() for name in fashion.FASHION_MD5}
     sums = {name: hashlib.md5(raw, usedforsecurity=False).hexdigest() for name, raw in payload.items()}
-    monkeypatch.setattr(data, "FASHION_MD5", sums)
+    monkeypatch.setattr(fashion, "FASHION_MD5", sums)
     fetched = []
 
     def fetch(url):
@@ -167,8 +168,8 @@ def test_without_any_source_every_attempt_is_listed(tmp_path, monkeypatch):
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
-    monkeypatch.setattr(data, "FASHION_DIRECTORIES", (tmp_path / "absent",))
-    monkeypatch.setattr(data, "_fetch", fetch)
+    monkeypatch.setattr(fashion, "FASHION_DIRECTORIES", (tmp_path / "absent",))
+    monkeypatch.setattr(fashion, "_fetch", fetch)
     monkeypatch.setattr(builtins, "__import__", without_sklearn)
     with pytest.raises(DatasetError, match=r"absent.*unreachable.*scikit-learn is not installed"):
         data.find(cache=tmp_path)
@@ -186,8 +187,8 @@ def test_falling_back_on_the_digits_says_what_failed_before(tmp_path, monkeypatc
     def fetch(url):
         raise OSError("network is unreachable")
 
-    monkeypatch.setattr(data, "FASHION_DIRECTORIES", (tmp_path / "absent",))
-    monkeypatch.setattr(data, "_fetch", fetch)
+    monkeypatch.setattr(fashion, "FASHION_DIRECTORIES", (tmp_path / "absent",))
+    monkeypatch.setattr(fashion, "_fetch", fetch)
     dataset = data.find(cache=tmp_path)
     assert dataset.name == "digits"
     assert "absent" in dataset.origin

@@ -1,0 +1,27 @@
+"""Image datasets: found on disk or downloaded with a pinned checksum, resized once per resolution, ordered by a seed."""
+
+from autotuner.diffusion.data.area import resize
+from autotuner.diffusion.data.augment import Augment
+from autotuner.diffusion.data.dataset import HELD_OUT, Batch, Dataset
+from autotuner.diffusion.data.digits import digits
+from autotuner.diffusion.data.emoji import read_emoji
+from autotuner.diffusion.data.fashion import FASHION_DIRECTORIES, download_fashion
+from autotuner.diffusion.data.find import find
+from autotuner.diffusion.data.folder import read_folder
+from autotuner.diffusion.data.idx import parse_idx, read_idx_directory
+
+__all__ = [
+    "FASHION_DIRECTORIES",
+    "HELD_OUT",
+    "Augment",
+    "Batch",
+    "Dataset",
+    "digits",
+    "download_fashion",
+    "find",
+    "parse_idx",
+    "read_emoji",
+    "read_folder",
+    "read_idx_directory",
+    "resize",
+]
