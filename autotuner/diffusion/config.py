@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from autotuner.diffusion import multires as forms
 from autotuner.errors import ConfigurationError
 from autotuner.knobs import KnobDeclaration, declare
 
@@ -123,6 +124,8 @@ class TrainerConfig:
     """Every how many evaluations the few-step quality is measured."""
     max_shapes: int = 8
     """Most pairs of resolution and micro-batch ever: each costs a trace and memory that is not given back."""
+    multires: dict[str, Any] = field(default_factory=dict)
+    """How several resolutions are used: fields of ``multires.Multires``; empty: full resolution always."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -156,6 +159,12 @@ class TrainerConfig:
         for passed, message in checks:
             if not passed:
                 raise ConfigurationError(message)
+        forms.check(self.planned_views, self.network, self.fixed, self.batch, self.micro_batches)
+
+    @property
+    def planned_views(self) -> forms.Multires:
+        """The checked form of ``multires``."""
+        return forms.configured(self.multires)
 
     @property
     def evaluation_interval(self) -> float | None:

@@ -29,6 +29,12 @@ def _position_features(side: int) -> mx.array:
     return mx.array(np.concatenate([rows, columns], axis=-1).reshape(side * side, -1).astype(np.float32))
 
 
+def _axis_features(centres: mx.array) -> mx.array:
+    """The same of given centres along one axis (batch, side), shape (batch, side, 2 * FREQUENCIES)."""
+    angles = centres[:, :, None] * mx.array((np.pi * np.geomspace(0.5, 16, FREQUENCIES)).astype(np.float32))
+    return mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
+
+
 def level_features(c_noise: mx.array) -> mx.array:
     """Fourier features of the noise level, shape (batch, 2 * FREQUENCIES)."""
     angles = c_noise[:, None] * mx.array(np.geomspace(0.5, 16, FREQUENCIES).astype(np.float32))
@@ -84,6 +90,7 @@ class DiT(nn.Module):
         mlp_ratio: int = 2,
         patch: int = 4,
         attention: str = "relu",
+        coarse_patch: int | None = None,
     ) -> None:
         super().__init__()
         self.patch = patch
@@ -100,31 +107,53 @@ class DiT(nn.Module):
         self.head = nn.Linear(width, patch * patch * channels)
         for layer in (self.modulation, self.head):
             layer.weight, layer.bias = mx.zeros_like(layer.weight), mx.zeros_like(layer.bias)
+        if coarse_patch is not None:
+            self.coarse_embed = nn.Linear(coarse_patch**2 * channels, width)
+            self.coarse_head = nn.Linear(width, coarse_patch**2 * channels)
+            self.coarse_head.weight = mx.zeros_like(self.coarse_head.weight)
 
-    def __call__(self, x: mx.array, c_noise: mx.array, label: mx.array) -> mx.array:
-        """Images (batch, side, side, channels) in and out; ``side`` must be a multiple of the patch."""
-        side = x.shape[1] // self.patch
-        condition = self._condition(c_noise, label, x.shape[1])
-        h = self.embed(self._patches(x)) + self.position(_position_features(side).astype(x.dtype))
+    def __call__(self, x: mx.array, c_noise: mx.array, label: mx.array, centres: mx.array | None = None) -> mx.array:
+        """Images (batch, side, side, channels) in and out; ``side`` must be a multiple of the patch.
+
+        ``centres`` (batch, 2, tokens a side), in units of the whole picture, say where the tokens of a crop lie, or that they
+        are coarse ones; without them the images are whole pictures.
+        """
+        patch = self.patch if centres is None else x.shape[1] // centres.shape[2]
+        embed, head = (self.embed, self.head) if patch == self.patch else (self.coarse_embed, self.coarse_head)
+        condition = self._condition(c_noise, label, self._scale(x, centres, patch))
+        h = embed(self._patches(x, patch)) + self._positions(x, centres)
         for block in self.blocks:
             h = (checkpoint(block) if self.gradient_checkpointing else block)(h, condition)
         shift, scale = mx.split(self.modulation(condition)[:, None, :], 2, axis=-1)
-        return self._images(self.head(mx.fast.rms_norm(h, None, 1e-5) * (1 + scale) + shift), x.shape)
+        return self._images(head(mx.fast.rms_norm(h, None, 1e-5) * (1 + scale) + shift), x.shape, patch)
 
-    def _condition(self, c_noise: mx.array, label: mx.array, resolution: int) -> mx.array:
-        scale = mx.full((c_noise.shape[0], 1), math.log2(resolution / self.full_resolution))
+    def _scale(self, x: mx.array, centres: mx.array | None, patch: int) -> mx.array:
+        """Pixels of these images to a pixel of full resolution, as a logarithm, shape (batch, 1)."""
+        if centres is None:
+            return mx.full((x.shape[0], 1), math.log2(x.shape[1] / self.full_resolution))
+        return mx.full((x.shape[0], 1), math.log2(patch / self.full_resolution)) - mx.log2(
+            centres[:, 0, 1:2] - centres[:, 0, :1]
+        )
+
+    def _positions(self, x: mx.array, centres: mx.array | None) -> mx.array:
+        if centres is None:
+            return self.position(_position_features(x.shape[1] // self.patch).astype(x.dtype))
+        rows, columns = (_axis_features(centres[:, axis]).astype(x.dtype) for axis in (0, 1))
+        half = 2 * FREQUENCIES
+        of_rows, of_columns = rows @ self.position.weight[:, :half].T, columns @ self.position.weight[:, half:].T
+        return (of_rows[:, :, None] + of_columns[:, None]).reshape(x.shape[0], -1, of_rows.shape[-1])
+
+    def _condition(self, c_noise: mx.array, label: mx.array, scale: mx.array) -> mx.array:
         known = self.label(label)
         features = mx.concatenate([level_features(c_noise), scale], axis=1).astype(known.dtype)
         return nn.relu(self.condition(nn.relu(self.level(features) + known)))
 
-    def _patches(self, x: mx.array) -> mx.array:
+    def _patches(self, x: mx.array, p: int) -> mx.array:
         batch, height, width, channels = x.shape
-        p = self.patch
         x = x.reshape(batch, height // p, p, width // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(batch, (height // p) * (width // p), p * p * channels)
 
-    def _images(self, tokens: mx.array, shape: tuple[int, ...]) -> mx.array:
+    def _images(self, tokens: mx.array, shape: tuple[int, ...], p: int) -> mx.array:
         batch, height, width, channels = shape
-        p = self.patch
         x = tokens.reshape(batch, height // p, width // p, p, p, channels).transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(batch, height, width, channels)

@@ -44,13 +44,14 @@ def denoising_errors(
     noise: mx.array,
     sigma: mx.array,
     weighting: Weighting = edm,
+    centres: tuple[mx.array, ...] = (),
 ) -> mx.array:
     """Loss of each image, shape (batch,), for given noise: deterministic, so micro-batches add up to the batch.
 
     Measurements leave ``weighting`` alone, so that they compare across processes and weightings.
     """
     noisy = images + sigma.reshape(-1, 1, 1, 1) * noise
-    error = mx.mean(mx.square(denoiser(noisy, sigma, labels) - images), axis=(1, 2, 3))
+    error = mx.mean(mx.square(denoiser(noisy, sigma, labels, *centres) - images), axis=(1, 2, 3))
     return weighting(sigma, denoiser.sigma_data, denoiser.process) * error
 
 

@@ -140,9 +140,12 @@ class Denoiser(nn.Module):
         self.dtype = mx.float32
         """What the network computes in; coefficients, noise levels and the result stay in float32."""
 
-    def __call__(self, x: mx.array, sigma: mx.array, label: mx.array) -> mx.array:
-        """Denoise images (batch, height, width, channels) whose noise has standard deviation ``sigma`` (batch,)."""
+    def __call__(self, x: mx.array, sigma: mx.array, label: mx.array, *centres: mx.array) -> mx.array:
+        """Denoise images (batch, height, width, channels) whose noise has standard deviation ``sigma`` (batch,).
+
+        Crops come with the ``centres`` of their tokens (see ``dit.DiT``).
+        """
         level, process = sigma.reshape(-1, 1, 1, 1), self.process
         seen = (process.c_in(level, self.sigma_data) * x).astype(self.dtype)
-        output = self.network(seen, process.c_noise(sigma), label).astype(mx.float32)
+        output = self.network(seen, process.c_noise(sigma), label, *centres).astype(mx.float32)
         return process.c_skip(level, self.sigma_data) * x + process.c_out(level, self.sigma_data) * output

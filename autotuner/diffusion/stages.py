@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.nn as nn
 import numpy as np
 
@@ -10,6 +12,7 @@ from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.distill import Times, consistency_errors, times
 from autotuner.diffusion.loss import WEIGHTINGS, denoising_errors, to_model
+from autotuner.diffusion.multires import Shown
 from autotuner.diffusion.networks import build_network
 from autotuner.diffusion.noise import draw_sigma, importance, probabilities, reference, resolution_scale
 from autotuner.diffusion.precondition import Denoiser, find_process
@@ -125,17 +128,35 @@ class Stages:
         scaled = [sigma * scale for sigma in (at.sigma_t, at.sigma_s, at.sigma_step)]
         return [mx.ones((count,)), mx.array(images), label, noise, *scaled, mx.ones((count,))]
 
-    def apply(self, learning_rate: float) -> Applied:
-        """End the optimizer step of whoever learns."""
+    def draw_views(self, shown: Sequence[Shown], labels: np.ndarray, step: int) -> list[list[mx.array]]:
+        """As ``draw``, for the teacher and a batch cut into views: one noise level a picture, ascending over all of them."""
+        count, ends = len(labels), np.cumsum([len(each.images) for each in shown])
+        keys = mx.random.split(mx.random.key(self._config.seed * 1_000_003 + step), 4)
+        kept = mx.random.uniform(shape=(count,), key=keys[0]) >= self._config.label_dropout
+        label = mx.where(kept, mx.array(labels.astype(np.int32)), self.classes)
+        sigma, weights = draw_sigma(keys[2], count, self._cumulative, self._importance, mx.array(1.0), self.reference)
+        drawn = []
+        for each, end, key in zip(shown, ends, mx.random.split(keys[1], len(shown)), strict=True):
+            part = slice(end - len(each.images), end)
+            scale = 1.0 if each.view.crop else resolution_scale(each.view.edge, self.full_resolution)
+            noise = mx.random.normal(each.images.shape, key=key)
+            centres = [] if each.centres is None else [mx.array(each.centres)]
+            drawn.append([weights[part], mx.array(each.images), label[part], noise, sigma[part] * scale, *centres])
+        return drawn
+
+    def apply(self, learning_rate: float, batch: int) -> Applied:
+        """End the optimizer step of whoever learns, from ``batch`` images."""
         who, config = "student" if self.learner is self.student else "teacher", self._config
-        self.images[who] += config.batch
-        beta = ema.decay(self.images[who], config.batch, config.half_life_images)
+        self.images[who] += batch
+        beta = ema.decay(self.images[who], batch, config.half_life_images)
         return self.learner.apply(learning_rate, beta)
 
 
 def _teacher_errors(weighting: str) -> Errors:
-    def errors(denoiser: nn.Module, images: mx.array, labels: mx.array, noise: mx.array, sigma: mx.array) -> mx.array:
-        return denoising_errors(denoiser, to_model(images), labels, noise, sigma, WEIGHTINGS[weighting])
+    def errors(
+        denoiser: nn.Module, images: mx.array, labels: mx.array, noise: mx.array, sigma: mx.array, *centres: mx.array
+    ) -> mx.array:
+        return denoising_errors(denoiser, to_model(images), labels, noise, sigma, WEIGHTINGS[weighting], centres)
 
     return errors
 

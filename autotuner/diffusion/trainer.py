@@ -20,6 +20,7 @@ from autotuner.diffusion.evaluation import PREVIEW_IMAGES, PREVIEW_SEED, Evaluat
 from autotuner.diffusion.inert import Hook, NoRun
 from autotuner.diffusion.injection import Injection
 from autotuner.diffusion.live import LiveKnobs
+from autotuner.diffusion.multires import View, show
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.stages import Stages
 from autotuner.errors import DeclarationError
@@ -73,6 +74,8 @@ class Trainer:
         self._out = out
         self._clock = clock
         self._sleep = sleep
+        self.multires = config.planned_views
+        self._patch = int(config.fixed.get("patch", 1))
         self.knobs = LiveKnobs(config.declarations())
         self.stages = Stages(config, dataset.channels, dataset.classes, dataset.resolution, dataset.sigma_data)
         self.evaluator = Evaluator(config, dataset, self.stages)
@@ -86,7 +89,7 @@ class Trainer:
         """Whether a checkpoint was written since the last step."""
         self.peak_bytes = 0
         self.shapes: set[tuple[int, int, bool]] = set()
-        self._traced: set[tuple[int, int, bool]] = set()
+        self._traced: set[tuple[int, int, bool, bool, int | None]] = set()
         self._began: float | None = None
         self.lr_scale = 1.0
         self.stage_entered = 0.0
@@ -152,9 +155,17 @@ class Trainer:
             for name, (_, new) in polled.changed.items():
                 self._change(name, new, "daemon")
             self.run.acknowledge(self.step + 1)
+        if not self.run.guided:
+            self._follow_plan()
+
+    def _follow_plan(self) -> None:
+        edge = self.multires.planned_edge(self.config.resolution, self.budget_used)
+        moved = {change.by for change in self.knobs.changes if change.knob == "resolution"}
+        if self.multires.form == "progressive" and moved <= {"plan"} and self._change("resolution", edge, "plan"):
+            self.run.set("resolution", edge)
         stage = self.knobs.whole("distill")
         planned = plan.planned_stage(self.budget_used, len(self.config.student_ladder))
-        if planned > stage and not self.run.guided and self._change("distill", planned, "plan"):
+        if planned > stage and self._change("distill", planned, "plan"):
             self.run.set("distill", planned)
 
     def _change(self, name: str, value: float, by: str) -> bool:
@@ -189,9 +200,12 @@ class Trainer:
         began = self._clock()
         mx.reset_peak_memory()
         resolution, micro_batch = self.knobs.whole("resolution"), self.knobs.whole("micro_batch")
-        flags = self._first_of_shape(resolution, micro_batch) | self._saved()
+        views = self._views(resolution)
         rate = self._learning_rate()
-        loss, finite = self._learn(resolution, micro_batch, rate)
+        flags = self._saved()
+        for view in views:
+            flags |= self._first_of_shape(view.edge, self._piece(view, views, micro_batch), view)
+        loss, finite = self._learn(views, micro_batch, rate)
         if not finite:
             flags |= FLAG_NOT_FINITE
             self.not_finite_steps += 1
@@ -207,7 +221,7 @@ class Trainer:
             loss=loss,
             images=self.images,
             step_seconds=took,
-            resolution=resolution,
+            resolution=max(view.edge for view in views),
             micro_batch=micro_batch,
             stage=self.stages.stage,
             flags=flags,
@@ -218,18 +232,46 @@ class Trainer:
             evaluation=self._evaluate_if_due(),
         )
 
-    def _learn(self, resolution: int, micro_batch: int, rate: float) -> tuple[float, bool]:
-        batch, learner = self.config.batch, self.stages.learner
-        chosen = self.dataset.batch_indices(self.images, batch, self.config.seed)
-        images, labels = self.dataset.at(resolution)[chosen], self.dataset.labels[chosen]
-        arrays = self.stages.draw(images, labels, self.step, teacher_steps(self._stage_progress()))
-        for start in range(0, batch, micro_batch):
-            learner.accumulate(micro_batch / batch, *(array[start : start + micro_batch] for array in arrays))
-        applied = self.stages.apply(rate)
+    def _views(self, resolution: int) -> tuple[View, ...]:
+        """What this step shows: the form's views while the teacher learns and nobody has lowered the resolution."""
+        if self.stages.stage or resolution != self.config.resolution:
+            return (View(resolution),)
+        return self.multires.views(resolution, self.budget_used, self.config.seed, self.step)
+
+    def _factor(self, views: tuple[View, ...]) -> int:
+        return self.multires.factor(views, self.config.resolution, self._patch)
+
+    def _piece(self, view: View, views: tuple[View, ...], micro_batch: int) -> int:
+        factor = self._factor(views)
+        return min(micro_batch * factor, view.count(self.config.batch * factor))
+
+    def _learn(self, views: tuple[View, ...], micro_batch: int, rate: float) -> tuple[float, bool]:
+        batch, learner = self.config.batch * self._factor(views), self.stages.learner
+        for view, arrays in zip(views, self._draw(views, batch), strict=True):
+            piece = self._piece(view, views, micro_batch)
+            for start in range(0, view.count(batch), piece):
+                learner.accumulate(piece / batch, *(array[start : start + piece] for array in arrays))
+        applied = self.stages.apply(rate, batch)
         mx.eval(applied, learner.state)
         self.step += 1
         self.images += batch
         return float(applied.loss), bool(applied.finite)
+
+    def _draw(self, views: tuple[View, ...], batch: int) -> list[list[mx.array]]:
+        """The arrays of each view, all randomness in them."""
+        chosen = self.dataset.batch_indices(self.images, batch, self.config.seed)
+        labels = self.dataset.labels[chosen]
+        if views == (View(views[0].edge),):
+            images = self.dataset.at(views[0].edge)[chosen]
+            return [self.stages.draw(images, labels, self.step, teacher_steps(self._stage_progress()))]
+        generator = np.random.default_rng([self.config.seed, self.step, 2])
+        parts = np.split(chosen, np.cumsum([view.count(batch) for view in views])[:-1])
+        full = self.config.resolution
+        shown = [
+            show(view, self.dataset.at(full if view.crop else view.edge)[part], full, self._patch, generator)
+            for view, part in zip(views, parts, strict=True)
+        ]
+        return self.stages.draw_views(shown, labels, self.step)
 
     def _learning_rate(self) -> float:
         self.lr_scale = plan.ramped(self.lr_scale, self.knobs["lr_scale"])
@@ -237,6 +279,7 @@ class Trainer:
             return self.config.student_learning_rate * plan.student_rate(self._stage_progress()) * self.lr_scale
         stages = len(self.config.student_ladder)
         rate = plan.teacher_rate(self.budget_used, stages, 0.0 if self.config.warm_up_steps else self.config.warm_up)
+        rate *= self.multires.rate(self.budget_used)
         if stages:
             rate = max(rate, plan.second_cycle(self.budget_used))
         return self.config.learning_rate * rate * plan.risen(self.step, self.config.warm_up_steps) * self.lr_scale
@@ -245,10 +288,11 @@ class Trainer:
         planned = (1 - plan.TEACHER_SHARE) / max(len(self.config.student_ladder), 1)
         return (self.budget_used - self.stage_entered) / planned
 
-    def _first_of_shape(self, resolution: int, micro_batch: int) -> int:
+    def _first_of_shape(self, resolution: int, micro_batch: int, view: View) -> int:
         shape = (resolution, micro_batch, self.stages.stage > 0)
-        first = shape not in self._traced
-        self._traced.add(shape)
+        trace = (*shape, view.crop, view.patch)
+        first = trace not in self._traced
+        self._traced.add(trace)
         self.shapes.add(shape)
         return FLAG_FIRST_OF_SHAPE if first else 0
 

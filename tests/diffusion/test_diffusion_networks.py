@@ -68,7 +68,7 @@ def test_a_new_network_starts_at_zero_output():
 def test_patches_come_back_where_they_were():
     dit = NETWORKS["dit_relu"]()
     pixels = image()
-    assert mx.array_equal(dit._images(dit._patches(pixels), pixels.shape), pixels)
+    assert mx.array_equal(dit._images(dit._patches(pixels, dit.patch), pixels.shape, dit.patch), pixels)
 
 
 def test_the_networks_are_modules_with_trainable_weights(network):
