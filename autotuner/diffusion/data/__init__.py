@@ -9,6 +9,7 @@ from autotuner.diffusion.data.fashion import FASHION_DIRECTORIES, download_fashi
 from autotuner.diffusion.data.find import find
 from autotuner.diffusion.data.folder import read_folder
 from autotuner.diffusion.data.idx import parse_idx, read_idx_directory
+from autotuner.diffusion.data.prefetch import Inline, Prefetch, batches_of
 
 __all__ = [
     "FASHION_DIRECTORIES",
@@ -16,6 +17,9 @@ __all__ = [
     "Augment",
     "Batch",
     "Dataset",
+    "Inline",
+    "Prefetch",
+    "batches_of",
     "digits",
     "download_fashion",
     "find",

@@ -1,0 +1,163 @@
+"""The next batches are prepared on a background thread while the device works on the present one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from autotuner.diffusion.data.area import Size
+from autotuner.diffusion.data.dataset import Batch, Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which images: a batch is a function of its request, and of nothing else."""
+
+    first_image: int
+    """Images of the run before it."""
+    count: int
+    resolution: Size
+
+
+def following(request: Request) -> Request:
+    """What a training asks for next as long as no knob moves."""
+    return Request(request.first_image + request.count, request.count, request.resolution)
+
+
+class Inline:
+    """Prepares every batch when it is asked for, on the training thread: what a prefetch is compared with."""
+
+    def __init__(self, prepare: Callable[[Request], Batch], clock: Callable[[], float] = time.monotonic) -> None:
+        self._prepare = prepare
+        self._clock = clock
+        self.wait_seconds = 0.0
+        """Time that ``take`` has spent preparing."""
+
+    def take(self, first_image: int, count: int, resolution: Size) -> Batch:
+        """The batch of this request."""
+        began = self._clock()
+        batch = self._prepare(Request(first_image, count, resolution))
+        self.wait_seconds += self._clock() - began
+        return batch
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+
+class Prefetch:
+    """Hands out batches in the order in which they are asked for, most of them prepared beforehand.
+
+    The consumer names what it wants; a prepared batch is handed out only if it was prepared for exactly that request, otherwise
+    everything prepared is dropped and the batch is made anew. So a knob that moves between two steps takes effect at once and
+    loses no image, and a run resumed at a position sees what it would have seen.
+
+    ``take`` and ``close`` belong to the training thread. The worker makes NumPy arrays only; what goes wrong in it is raised
+    by the ``take`` that asks for the batch concerned.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[Request], Batch],
+        depth: int = 2,
+        follow: Callable[[Request], Request] = following,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keep up to ``depth`` batches ready; ``follow`` foretells the next request, and may be wrong."""
+        self._prepare = prepare
+        self._depth = depth
+        self._follow = follow
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._queue: deque[Request] = deque()
+        """Requests not answered yet, in order; the first one may be in the worker's hands."""
+        self._ready: dict[Request, Batch | BaseException] = {}
+        self._closing = False
+        self._worker: threading.Thread | None = None
+        self.wait_seconds = 0.0
+        """Time that ``take`` has spent waiting."""
+        self.dropped = 0
+        """Batches that were prepared, or being prepared, for a request that never came."""
+
+    def take(self, first_image: int, count: int, resolution: Size) -> Batch:
+        """The batch of this request; raises what preparing it raised."""
+        request = Request(first_image, count, resolution)
+        began = self._clock()
+        self._start()
+        with self._changed:
+            if request not in self._ready and request not in self._queue:
+                self._drop_all()
+                self._queue.append(request)
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: request in self._ready)
+            answer = self._ready.pop(request)
+            self._look_ahead(request)
+        self.wait_seconds += self._clock() - began
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """End the worker and forget what was prepared; a later ``take`` begins anew."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._worker is not None:
+            self._worker.join()
+            self._worker = None
+        self._drop_all()
+        self._closing = False
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        if self._worker is None:
+            self._worker = threading.Thread(target=self._work, name="autotuner-prefetch", daemon=True)
+            self._worker.start()
+
+    def _drop_all(self) -> None:
+        self.dropped += len(self._ready) + len(self._queue)
+        self._ready.clear()
+        self._queue.clear()
+
+    def _look_ahead(self, request: Request) -> None:
+        ahead = []
+        for _ in range(self._depth):
+            request = self._follow(request)
+            ahead.append(request)
+        self.dropped += sum(wanted not in ahead for wanted in (*self._ready, *self._queue))
+        self._ready = {wanted: answer for wanted, answer in self._ready.items() if wanted in ahead}
+        self._queue = deque(wanted for wanted in ahead if wanted not in self._ready)
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._queue)
+                if self._closing:
+                    return
+                request = self._queue[0]
+            answer = self._answer(request)
+            with self._changed:
+                if request in self._queue:  # nobody has changed their mind meanwhile
+                    self._queue.remove(request)
+                    self._ready[request] = answer
+                    self._changed.notify_all()
+
+    def _answer(self, request: Request) -> Batch | BaseException:
+        try:
+            return self._prepare(request)
+        except BaseException as error:  # every kind belongs to the training thread, not to this one
+            return error
+
+
+def batches_of(dataset: Dataset, seed: int) -> Callable[[Request], Batch]:
+    """What prepares the batches of ``dataset`` in the order of ``seed``, for ``Prefetch`` or ``Inline``."""
+    return lambda request: dataset.batch(request.first_image, request.count, seed, request.resolution)
