@@ -68,6 +68,7 @@ class UNet(Model):
     def __init__(self, config: ModelConfig | Mapping[str, Any] | str | Path) -> None:
         super().__init__(config)
         self.gradient_checkpointing = False
+        self._check(len(self.config["block_out_channels"]))
 
     def _build(
         self, time_width: int, attend: Attend, mid: tuple[int, list[nn.Module]] | None, kernels: tuple[int, int]
@@ -76,7 +77,6 @@ class UNet(Model):
         config = self.config
         channels = config["block_out_channels"]
         levels = len(channels)
-        self._check(levels)
         options = self._options(time_width)
         layers = config.each("layers_per_block", levels)
         self.conv_in = nn.Conv2d(config["in_channels"], channels[0], kernels[0], padding=(kernels[0] - 1) // 2)

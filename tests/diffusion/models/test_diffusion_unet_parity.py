@@ -126,7 +126,8 @@ def build(config: dict[str, Any]) -> Any:
 def conditions(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """What a model with this configuration is given besides the image, for two images."""
     time_width = config.get("time_embedding_dim") or 4 * config["block_out_channels"][0]
-    timestep = np.array([7.0, 512.0], np.float32)
+    # Fourier features of a logarithm are for noise levels: float32 cannot tell the angle of a large one exactly.
+    timestep = np.array([0.3, 4.0] if config.get("time_embedding_type") == "fourier" else [7.0, 512.0], np.float32)
     given: dict[str, np.ndarray] = {"timestep": timestep.astype(np.int64) if config.get("num_train_timesteps") else timestep}
     if config["_class_name"] == "UNet2DConditionModel":
         width = config["cross_attention_dim"]
