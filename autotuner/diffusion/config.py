@@ -17,6 +17,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "sampling_steps": (1, 1000),
     "quality_steps": (1, 1000),
     "quality_images": (2, 2**20),
+    "paired_images": (0, 2**20),
     "held_out_images": (1, 2**20),
     "quality_every": (1, 2**20),
     "evaluate_every_steps": (1, 2**40),
@@ -41,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 def _choices() -> dict[str, Collection[str]]:
     from autotuner.diffusion.betas import BETAS
+    from autotuner.diffusion.features import CHOICES
     from autotuner.diffusion.loss import WEIGHTINGS
     from autotuner.diffusion.precision import PRECISIONS
     from autotuner.diffusion.precondition import PROCESSES
@@ -54,6 +56,7 @@ def _choices() -> dict[str, Collection[str]]:
         "weighting": WEIGHTINGS,
         "precision": PRECISIONS,
         "ema": EMAS,
+        "quality_features": CHOICES,
     }
 
 
@@ -115,6 +118,10 @@ class TrainerConfig:
     solver: str = "ipndm"
     quality_steps: int = 4
     quality_images: int = 256
+    quality_features: str = "pca64"
+    """Of the distance while it trains; ``classifier`` where a trained network knows the dataset, else ``pca64``."""
+    paired_images: int = 32
+    """Images of the paired error at the end, which asks the network some 200 times for each; 0 leaves it out."""
     held_out_images: int = 256
     evaluate_every_seconds: float | None = None
     """None: a twenty-fifth of ``seconds``."""

@@ -8,12 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
+from autotuner.diffusion import features
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
-from autotuner.diffusion.features import PrincipalComponents
+from autotuner.diffusion.features import Features
 from autotuner.diffusion.held_out import HeldOut
 from autotuner.diffusion.precondition import Denoiser
-from autotuner.diffusion.sample import generate, student_schedule, teacher_schedule
+from autotuner.diffusion.sample import evaluations, generate, solve, student_schedule, teacher_schedule
 from autotuner.diffusion.stages import Stages
 
 QUALITY_SEED = 11
@@ -42,60 +43,88 @@ def draw(
     denoiser: Denoiser, config: TrainerConfig, who: str, labels: np.ndarray, shape: tuple[int, int, int], steps: int, seed: int
 ) -> np.ndarray:
     """uint8 images by the way that ``who`` samples: the teacher by the configured solver, the student by its segments."""
+    return generate(denoiser, labels, shape, *way(config, who, steps), seed)
+
+
+def way(config: TrainerConfig, who: str, steps: int, solver: str | None = None) -> tuple[np.ndarray, str]:
+    """Noise levels and solver by which ``who`` samples; ``solver`` takes the place of the configured one."""
     schedule = teacher_schedule if who == "teacher" else student_schedule
-    solver = config.solver if who == "teacher" else "euler"
-    return generate(denoiser, labels, shape, schedule(steps, config.sigma_min, config.sigma_max), solver, seed)
+    return schedule(steps, config.sigma_min, config.sigma_max), solver or (config.solver if who == "teacher" else "euler")
 
 
 class Evaluator:
     """Measures one pair of teacher and student."""
 
     def __init__(self, config: TrainerConfig, dataset: Dataset, stages: Stages) -> None:
-        self._config = config
-        self._dataset = dataset
-        self._stages = stages
+        self.config = config
+        self.dataset = dataset
+        self.stages = stages
         self._probe = stages.new_denoiser()
         self._held_out = HeldOut(dataset.held_out_images, dataset.held_out_labels, config.held_out_images)
         self._known: tuple[int, np.ndarray] | None = None
 
     @cached_property
-    def features(self) -> PrincipalComponents:
+    def features(self) -> Features:
         """The feature space of the quality distance, fitted on training images."""
-        return PrincipalComponents(self._dataset.images)
+        return features.find(self.config.quality_features, self.dataset)
 
     @cached_property
     def floor(self) -> float:
         """Distance that as many real held-out images have, NaN when there are fewer: no sampler can be expected below it."""
-        if len(self._dataset.held_out_images) < self._config.quality_images:
+        if len(self.dataset.held_out_images) < self.config.quality_images:
             return math.nan
-        return self.features.distance(self._dataset.held_out_images[: self._config.quality_images])
+        return self.features.distance(self.dataset.held_out_images[: self.config.quality_images])
 
     def held_out_losses(self) -> np.ndarray:
         """Held-out loss in each noise bin; measured again only after the teacher has learned."""
-        age = self._stages.images["teacher"]
+        age = self.stages.images["teacher"]
         if self._known is None or self._known[0] != age:
-            self._stages.teacher.show_average(self._probe)
+            self.stages.teacher.show_average(self._probe)
             self._known = (age, self._held_out.losses(self._probe))
         return self._known[1]
 
+    def held_out_losses_at(self, resolution: int) -> np.ndarray:
+        """Held-out loss of the teacher in each noise bin at another resolution; compares only with that resolution."""
+        if resolution == self.dataset.resolution:
+            return self.held_out_losses()
+        self.stages.teacher.show_average(self._probe)
+        images, labels = self.dataset.held_out_images, self.dataset.held_out_labels
+        return HeldOut(images, labels, self.config.held_out_images, resolution).losses(self._probe)
+
     def samples(self, who: str, steps: int, count: int, seed: int) -> np.ndarray:
         """uint8 images of the teacher (by the configured solver) or the student (by its own segments)."""
-        config, learner = self._config, self._stages.teacher if who == "teacher" else self._stages.student
+        self._show(who)
+        labels = np.arange(count) % self.stages.classes
+        return draw(self._probe, self.config, who, labels, self._shape, steps, seed)
+
+    def solutions(self, who: str, steps: int, labels: np.ndarray, seed: int, solver: str | None = None) -> np.ndarray:
+        """float32 images before rounding, one for each label; ``solver`` takes the place of the one that ``who`` has."""
+        self._show(who)
+        return solve(self._probe, labels, self._shape, *way(self.config, who, steps, solver), seed)
+
+    def evaluations(self, who: str, steps: int, solver: str | None = None) -> int:
+        """Network evaluations that one image of ``who`` takes in ``steps`` steps."""
+        levels, name = way(self.config, who, steps, solver)
+        return evaluations(name, levels)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.dataset.resolution, self.dataset.resolution, self.dataset.channels
+
+    def _show(self, who: str) -> None:
+        learner = self.stages.teacher if who == "teacher" else self.stages.student
         if learner is None:
             raise LookupError("there is no student yet")
         learner.show_average(self._probe)
-        labels = np.arange(count) % self._stages.classes
-        shape = (self._dataset.resolution, self._dataset.resolution, self._dataset.channels)
-        return draw(self._probe, config, who, labels, shape, steps, seed)
 
     def quality(self, who: str, steps: int) -> float:
         """Frechet distance of ``quality_images`` samples from the training images."""
-        return self.features.distance(self.samples(who, steps, self._config.quality_images, QUALITY_SEED))
+        return self.features.distance(self.samples(who, steps, self.config.quality_images, QUALITY_SEED))
 
     def measure(self, step: int, seconds: float, images: int, with_quality: bool) -> Evaluated:
         """One evaluation, its values plain numbers; ``took_seconds`` is left to who holds the clock."""
         loss = float(np.mean(self.held_out_losses()[: self._held_out.measured_bins]))
-        who = "student" if self._stages.stage and self._stages.student else "teacher"
-        steps = self._config.quality_steps
+        who = "student" if self.stages.stage and self.stages.student else "teacher"
+        steps = self.config.quality_steps
         quality = self.quality(who, steps) if with_quality else math.nan
-        return Evaluated(step, seconds, images, loss, quality, steps, who, math.nan, self._stages.stage)
+        return Evaluated(step, seconds, images, loss, quality, steps, who, math.nan, self.stages.stage)

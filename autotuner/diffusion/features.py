@@ -1,53 +1,96 @@
-"""Distance between image sets on named features: Frechet distance on the 64 first principal components of the pixels.
+"""Feature spaces of pictures, and the Frechet distance from the training pictures in each.
 
-It is called frechet_pca64, not FID: no Inception network is involved, and only equal numbers of images compare.
+A distance is named after its features, and none is FID: no Inception network is involved. Only equal numbers of
+pictures compare.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from functools import cached_property
+
 import numpy as np
+
+from autotuner.diffusion.data import Dataset, resize
+from autotuner.diffusion.quality.frechet import frechet, statistics
 
 NAME = "frechet_pca64"
 COMPONENTS = 64
 FIT_IMAGES = 8192
+LARGEST_EDGE = 32
+"""Larger pictures are area-averaged before their components are computed: 64 px in colour would be 12,288 dimensions."""
+CHOICES = ("pca64", "classifier")
 
 
-class PrincipalComponents:
-    """Pixels projected on the main directions of the training images, and the statistics of those images there."""
+class Features(ABC):
+    """Pictures as points: what ``project`` must do, and the distance that follows from it."""
+
+    metric: str
+    """Name of the Frechet distance in this space."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._fitted = images[:FIT_IMAGES]
+
+    @abstractmethod
+    def project(self, images: np.ndarray) -> np.ndarray:
+        """Features (count, dimensions) of uint8 images (count, height, width, channels)."""
+
+    @cached_property
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        return statistics(self.project(self._fitted))
+
+    def distance(self, images: np.ndarray) -> float:
+        """Frechet distance of uint8 images from the first FIT_IMAGES training images."""
+        return frechet(*statistics(self.project(images)), *self._statistics)
+
+
+class PrincipalComponents(Features):
+    """Pixels projected on the main directions of the training images."""
+
+    metric = NAME
 
     def __init__(self, images: np.ndarray, components: int = COMPONENTS) -> None:
-        pixels = _flat(images[:FIT_IMAGES])
+        super().__init__(images)
+        pixels = _flat(self._fitted)
         self._mean = pixels.mean(axis=0)
-        centred = pixels - self._mean
-        _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-        self._basis = vectors[:, ::-1][:, : min(components, len(pixels) - 1)]
-        self._statistics = statistics(self.project(images[:FIT_IMAGES]))
+        self._basis = _directions(pixels - self._mean, min(components, len(pixels) - 1))
 
     def project(self, images: np.ndarray) -> np.ndarray:
         """Features (count, components) of uint8 images."""
         return np.asarray((_flat(images) - self._mean) @ self._basis)
 
-    def distance(self, images: np.ndarray) -> float:
-        """Frechet distance of uint8 images from the training images."""
-        return frechet(*statistics(self.project(images)), *self._statistics)
-
 
 def _flat(images: np.ndarray) -> np.ndarray:
+    if images.shape[1] > LARGEST_EDGE:
+        images = resize(images, LARGEST_EDGE)
     return np.asarray(images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1)
 
 
-def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance."""
-    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
+def _directions(centred: np.ndarray, components: int) -> np.ndarray:
+    """The main directions (pixels, components), from whichever product of ``centred`` with itself is smaller."""
+    count, pixels = centred.shape
+    if count >= pixels:
+        return np.asarray(np.linalg.eigh(centred.T @ centred / count)[1][:, ::-1][:, :components])
+    vectors = centred.T @ np.linalg.eigh(centred @ centred.T)[1][:, ::-1][:, :components]
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=0), 1e-12))
 
 
-def frechet(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)): squared Wasserstein-2 distance of two Gaussians."""
-    root_a = _root(cov_a)
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root_a @ cov_b @ root_a), 0)).sum()
-    return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+def find(choice: str, dataset: Dataset) -> Features:
+    """The feature space ``choice`` (one of CHOICES) for a dataset, fitted on its training images.
+
+    ``classifier`` means the trained network of this very dataset; where there is none it is ``pca64`` again, and its
+    ``metric`` says so. Raises ArtefactError where the network's file is not the one that belongs here.
+    """
+    from autotuner.diffusion.quality.classifier import Classifier
+    from autotuner.diffusion.quality.weights import of_dataset
+
+    name = of_dataset(dataset) if choice == "classifier" else None
+    return PrincipalComponents(dataset.images) if name is None else Classifier(name, dataset.images)
 
 
-def _root(matrix: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
+def metric_name(choice: str, dataset: Dataset) -> str:
+    """The name of the distance that ``find`` would give, without computing anything."""
+    from autotuner.diffusion.quality.weights import TRAINED, of_dataset
+
+    name = of_dataset(dataset) if choice == "classifier" else None
+    return NAME if name is None else TRAINED[name].metric

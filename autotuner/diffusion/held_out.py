@@ -1,6 +1,8 @@
-"""The fixed measurement: loss on held-out images with fixed noise at fixed levels, at full resolution, of averaged weights.
+"""The fixed measurement: loss on held-out images with fixed noise at fixed levels, of averaged weights.
 
-It depends on no knob, so it compares any two moments of a run and any two runs on the same images.
+It depends on no knob, so it compares any two moments of a run and any two runs on the same images. At a lower resolution
+the images are area-averaged and the levels shrink as in training (``resolution_scale``); values of two resolutions do not
+compare with each other.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ import mlx.nn as nn
 import numpy as np
 
 from autotuner.diffusion.blas import mx
+from autotuner.diffusion.data import resize
 from autotuner.diffusion.loss import denoising_errors, to_model
-from autotuner.diffusion.noise import reference_sigmas
+from autotuner.diffusion.noise import reference_sigmas, resolution_scale
 
 BINS = 10
 CHUNK = 32
@@ -18,18 +21,21 @@ SEED = 20240607
 
 
 class HeldOut:
-    """Images, noise and levels of the measurement, drawn once."""
+    """Images, noise and levels of the measurement, drawn once; at ``resolution``, or at the images' own."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, count: int) -> None:
+    def __init__(self, images: np.ndarray, labels: np.ndarray, count: int, resolution: int | None = None) -> None:
         count = min(count, len(images))
         self.count = count
         self.measured_bins = min(count, BINS)
         """Noise levels that have an image: a NaN among them is the model's, not a gap."""
-        self._images = np.asarray(images[:count])
+        full = images.shape[1]
+        resolution = resolution or full
+        self._images = np.asarray(images[:count]) if resolution == full else resize(images[:count], resolution)
         self._labels = np.asarray(labels[:count], np.int32)
         self._noise = np.random.default_rng(SEED).standard_normal(self._images.shape).astype(np.float32)
         self._bins = np.arange(count) % BINS
-        self._sigma = reference_sigmas(BINS)[self._bins].astype(np.float32)
+        levels = reference_sigmas(BINS) * resolution_scale(resolution, full)
+        self._sigma = levels[self._bins].astype(np.float32)
 
     def losses(self, denoiser: nn.Module) -> np.ndarray:
         """Mean weighted error in each of the BINS noise levels (NaN where a tiny set has no image for one)."""

@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from autotuner.diffusion import features
 from autotuner.diffusion.blas import status
 from autotuner.diffusion.evaluation import Evaluated
 from autotuner.diffusion.noise import DENSITIES
+from autotuner.diffusion.quality.report import report
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.trainer import Trainer
 
@@ -30,6 +30,7 @@ def conclude(trainer: Trainer, out: Path) -> dict[str, Any]:
     last = trainer.evaluate(with_quality=True)
     document = summary(trainer, seconds, last)
     document["final_qualities"] = final_qualities(trainer)
+    document["quality"] = report(trainer.evaluator).to_dict()
     document["grids"] = grids(trainer, out)
     draft = out / f".{FILE_NAME}.{os.getpid()}"
     draft.write_text(json.dumps(_finite(document), indent=1, allow_nan=False), encoding="utf-8")
@@ -51,7 +52,7 @@ def summary(trainer: Trainer, seconds: float, last: Evaluated) -> dict[str, Any]
         "held_out_loss": last.held_out_loss,
         "held_out_losses_by_noise_bin": [float(value) for value in trainer.evaluator.held_out_losses()],
         "held_out_curve": [(row.seconds, row.step, row.images, row.held_out_loss) for row in rows],
-        "quality_metric": features.NAME,
+        "quality_metric": trainer.evaluator.features.metric,
         "quality_images": config.quality_images,
         "quality_floor": trainer.evaluator.floor,
         "quality_curve": [(row.seconds, row.step, row.images, row.quality) for row in rows if not math.isnan(row.quality)],

@@ -24,18 +24,46 @@ def teacher_schedule(steps: int, sigma_min: float, sigma_max: float) -> np.ndarr
     return rho_schedule(steps, sigma_min, sigma_max)
 
 
-def generate(
+def solve(
     denoiser: nn.Module, labels: np.ndarray, shape: tuple[int, int, int], sigmas: np.ndarray, solver: str, seed: int
 ) -> np.ndarray:
-    """uint8 images (count, height, width, channels), one for each label; the same seed gives the same noise."""
+    """float32 images (count, height, width, channels), one for each label, as the solver leaves them: about in [-1, 1].
+
+    The same seed gives the same noise, whatever solver and grid.
+    """
     noise = np.random.default_rng(seed).standard_normal((len(labels), *shape)).astype(np.float32)
     parts = []
     for start in range(0, len(labels), CHUNK):
         label = mx.array(labels[start : start + CHUNK].astype(np.int32))
         x = mx.array(noise[start : start + CHUNK]) * float(sigmas[0])
         x = SOLVERS[solver](partial(_labelled, denoiser, label), x, [float(s) for s in sigmas])
-        parts.append(np.array(mx.clip(mx.round((x + 1) * 127.5), 0, 255).astype(mx.uint8)))
+        parts.append(np.array(x.astype(mx.float32)))
     return np.concatenate(parts)
+
+
+def generate(
+    denoiser: nn.Module, labels: np.ndarray, shape: tuple[int, int, int], sigmas: np.ndarray, solver: str, seed: int
+) -> np.ndarray:
+    """uint8 images (count, height, width, channels), one for each label; the same seed gives the same noise."""
+    return to_pixels(solve(denoiser, labels, shape, sigmas, solver, seed))
+
+
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """float32 images in [-1, 1] as uint8, what lies outside at the border; a pixel that is not a number is black."""
+    return np.clip(np.nan_to_num(np.rint((images + 1) * np.float32(127.5)), nan=0.0), 0, 255).astype(np.uint8)
+
+
+def evaluations(solver: str, sigmas: np.ndarray) -> int:
+    """Network evaluations that ``solver`` spends on one image: counted, with a denoiser that costs nothing."""
+    count = 0
+
+    def counted(x: mx.array, sigma: mx.array) -> mx.array:
+        nonlocal count
+        count += 1
+        return x * 0
+
+    SOLVERS[solver](counted, mx.ones((1, 1, 1, 1)), [float(s) for s in sigmas])
+    return count
 
 
 def _labelled(denoiser: nn.Module, label: mx.array, x: mx.array, sigma: mx.array) -> mx.array:
