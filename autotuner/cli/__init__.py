@@ -32,6 +32,9 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = (
     Command("demo", "autotuner.demo.main", "watch a small training being tuned, with a report at the end", parses_itself=True),
+    Command("train", "autotuner.cli.train", "train, or continue, the diffusion model that one TOML file describes"),
+    Command("sample", "autotuner.cli.sample", "draw images from what a training has reached"),
+    Command("evaluate", "autotuner.cli.evaluate", "measure what a training has reached, with noise floors"),
     Command("daemon", "autotuner.cli.daemon", "run the background service in the foreground"),
     Command("status", "autotuner.cli.status", "the machine, its runs and their knobs at this moment"),
     Command("explain", "autotuner.cli.explain", "each change of a run: what, why, by whom, and what it did"),
@@ -47,6 +50,7 @@ COMMANDS: tuple[Command, ...] = (
 EXTRA_OF = {
     "apscheduler": "daemon", "numpy": "daemon", "prometheus_client": "daemon", "psutil": "daemon", "safetensors": "daemon",
     "structlog": "daemon", "optuna": "search", "matplotlib": "tracking", "mlx": "diffusion", "PIL": "diffusion",
+    "tqdm": "diffusion", "tokenizers": "stable-diffusion", "datasets": "hub",
 }  # fmt: skip
 """Which extra brings a module that a bare install lacks."""
 

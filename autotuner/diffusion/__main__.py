@@ -12,6 +12,7 @@ from typing import Any
 
 from autotuner.errors import AutotunerError
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = parser().parse_args(arguments)

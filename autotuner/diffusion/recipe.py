@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from autotuner.diffusion import presets
+from autotuner.diffusion import data, presets
 from autotuner.diffusion.config import NETWORKS, TrainerConfig
 from autotuner.diffusion.data import Dataset
 from autotuner.errors import ConfigurationError
@@ -50,6 +50,10 @@ class Recipe:
     hook: bool
     keep_architecture: bool
     state_directory: Path | None
+
+    def dataset(self) -> Dataset:
+        """The images that the file asks for. Raises DatasetError."""
+        return data.find(self.source, resolution=self.resolution)
 
     def fitted(self, dataset: Dataset) -> TrainerConfig:
         """The configuration for these images. Raises ConfigurationError where the file contradicts them."""

@@ -1,0 +1,181 @@
+"""``autotuner train CONFIG``: train, or continue, what one TOML file describes; sample grids and measurements at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotuner.cli import FOUND_WRONG, OK
+from autotuner.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from autotuner.diffusion.recipe import Recipe
+    from autotuner.diffusion.trainer import Progress, Trainer
+
+KEPT = ("checkpoint.safetensors", "result.json")
+"""What says that a directory already holds a training."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_recipe(parser)
+    parser.add_argument(
+        "--restart", action="store_true", help="begin anew where the output directory holds a training; it is kept aside"
+    )
+    parser.add_argument("--no-hook", action="store_true", help="do not tell any daemon of this run")
+    parser.add_argument("--dry-run", action="store_true", help="print the whole configuration and stop")
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """The file and its changes: the options that train, sample and evaluate share."""
+    parser.add_argument("CONFIG", type=Path, help="TOML file; docs/engine.md lists its sections")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="replace one value of the file, e.g. budget.seconds=60",
+    )
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The checked file with the changes of the command line. Raises ConfigurationError."""
+    from autotuner.diffusion import recipe
+
+    changes = {}
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--set {text!r}; expected SECTION.KEY=VALUE, e.g. budget.seconds=60")
+        changes[name.strip()] = value.strip()
+    return recipe.read(arguments.CONFIG, changes)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train to the end of the budget; running the same command again continues, or says that it is finished."""
+    from autotuner.diffusion import checkpoint
+
+    recipe = recipe_of(arguments)
+    dataset = recipe.dataset()
+    config = recipe.fitted(dataset)
+    if arguments.dry_run:
+        print(json.dumps({"out": str(recipe.out), "images": dataset.origin, **config.to_dict()}, indent=1))
+        return OK
+    if arguments.restart:
+        _set_aside(recipe.out)
+    if (recipe.out / "result.json").is_file() and not _budget_grew(recipe.out, config):
+        print(f"{recipe.out} holds the finished training; a larger budget continues it, --restart begins anew")
+        return OK
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    path = recipe.out / checkpoint.FILE_NAME
+    return _train(recipe, config, dataset, path if path.is_file() else None, hook=recipe.hook and not arguments.no_hook)
+
+
+def _train(recipe: Recipe, config: Any, dataset: Any, resumed: Path | None, *, hook: bool) -> int:
+    from autotuner.diffusion import checkpoint, launch, result
+    from autotuner.diffusion.blas import status
+    from autotuner.diffusion.inert import NoRun
+    from autotuner.diffusion.trainer import Trainer
+
+    attached: Any = NoRun()
+    if hook:
+        config, attached = launch.attached(
+            config, state_directory=recipe.state_directory, keep_architecture=recipe.keep_architecture, resumed=resumed
+        )
+    print(f"{dataset.origin}; {status().sentence}")
+    with attached:
+        trainer = Trainer(config, dataset, attached, out=recipe.out)
+        if resumed is not None:
+            checkpoint.restore(trainer, resumed)
+        at = f"continues at step {trainer.step}" if resumed else "begins"
+        print(f"{config.name} {at}: {trainer.stages.teacher.layout.size:,} parameters, results in {recipe.out}")
+        _stop_on_signals(trainer)
+        with Bar(trainer) as bar:
+            launch.drive(trainer, recipe.out / checkpoint.FILE_NAME, bar.show)
+        if trainer.budget_used < 1:
+            attached.close("interrupted")
+            print(f"stopped at step {trainer.step}; the same command continues")
+            return FOUND_WRONG
+        print("measuring and drawing ...", flush=True)
+        document = result.conclude(trainer, recipe.out)
+    _summarise(document, recipe.out)
+    return OK
+
+
+def _stop_on_signals(trainer: Trainer) -> None:
+    """End after the present step; a second signal ends at once, and the last checkpoint stays."""
+
+    def stop(number: int, _: object) -> None:
+        trainer.stop()
+        signal.signal(number, signal.default_int_handler)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def _summarise(document: dict[str, Any], out: Path) -> None:
+    print(f"{document['steps']} steps in {document['seconds']:.0f} s, held-out loss {document['held_out_loss']:.4f}")
+    for row in document["final_qualities"]:
+        print(f"  {row['who']:8} {row['steps']:3d} steps  {document['quality_metric']} {row['quality']:.1f}")
+    floor = document["quality_floor"]
+    if floor == floor:
+        print(f"  real images         {document['quality_metric']} {floor:.1f}")
+    print(f"grids: {', '.join(row['file'] for row in document['grids'])} in {out}")
+
+
+def _budget_grew(out: Path, config: Any) -> bool:
+    done = json.loads((out / "result.json").read_text(encoding="utf-8"))["config"]
+    return any((getattr(config, name) or 0) > (done[name] or 0) for name in ("seconds", "steps"))
+
+
+def _set_aside(out: Path) -> None:
+    if any((out / name).exists() for name in KEPT):
+        number = next(n for n in range(1, 10_000) if not out.with_name(f"{out.name}.{n}").exists())
+        shutil.move(out, out.with_name(f"{out.name}.{number}"))
+
+
+class Bar:
+    """The progress bar of a terminal, and one line for each evaluation everywhere."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        from tqdm import tqdm
+
+        self._trainer = trainer
+        self._bar = tqdm(
+            total=100, disable=None, file=sys.stdout, bar_format="{percentage:3.0f} %|{bar:24}| {elapsed}<{remaining} {postfix}"
+        )
+        self._bar.update(round(trainer.budget_used * 100, 1))
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        """One optimizer step."""
+        evaluation = progress.evaluation
+        if evaluation is not None:
+            quality = (
+                ""
+                if evaluation.quality != evaluation.quality
+                else f"  {evaluation.quality_of} quality {evaluation.quality:.1f}"
+            )
+            self._bar.write(
+                f"{progress.seconds:8.1f} s  step {progress.step:6d}  held out {evaluation.held_out_loss:.4f}{quality}",
+                file=sys.stdout,
+            )
+            sys.stdout.flush()
+        if self._bar.disable:
+            return
+        self._bar.set_postfix_str(
+            f"step {progress.step}  loss {progress.loss:.3f}  {progress.resolution} px x {progress.micro_batch}"
+            f"  stage {progress.stage}  {progress.step_seconds * 1e3:.0f} ms  {progress.peak_bytes / 2**20:.0f} MiB",
+            refresh=False,
+        )
+        self._bar.update(max(min(self._trainer.budget_used, 1.0) * 100 - self._bar.n, 0))

@@ -1,0 +1,110 @@
+"""One TOML file that says everything about a training."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from autotuner.diffusion import recipe
+from autotuner.diffusion.config import TrainerConfig
+from autotuner.errors import ConfigurationError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a file and return its path."""
+
+    def write(text):
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_an_empty_file_is_the_preset_under_the_files_name(written):
+    read = recipe.read(written(""))
+    assert (read.config.name, read.config.network, read.source, read.hook) == ("mine", "dit", None, True)
+    assert read.out == read.path.parent / "runs/mine"
+
+
+def test_every_field_of_the_trainer_can_be_said_in_exactly_one_section():
+    places = [key for section, keys in recipe.sections().items() if section not in ("data", "hook") for key in keys]
+    keyed = {*places, *recipe.NOT_IN_A_SECTION, "resolution"}
+    assert keyed == {field.name for field in fields(TrainerConfig)}
+    assert len(places) == len(set(places))
+    assert set(recipe.SECTION_OF) <= {field.name for field in fields(TrainerConfig)}
+
+
+def test_values_arrive_with_their_types(written):
+    read = recipe.read(
+        written("""
+            [budget]
+            seconds = 5
+            [knobs]
+            micro_batches = [16, 32]
+            micro_batch = 32
+            [training]
+            batch = 32
+            learning_rate = 1
+            [model]
+            width = 96
+            patch = 7
+            [hook]
+            enabled = false
+            [data]
+            source = "emoji"
+            resolution = 32
+        """)
+    )
+    config = read.config
+    assert (config.seconds, config.micro_batches, config.learning_rate) == (5.0, (16, 32), 1.0)
+    assert isinstance(config.learning_rate, float)
+    assert config.model == {"width": 96, "depth": 3, "mlp_ratio": 2}
+    assert config.fixed["patch"] == 7
+    assert (read.hook, read.source, read.resolution) == (False, "emoji", 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[trainnig]\nbatch = 3", r"unknown key 'trainnig'; allowed: .*training"),
+        ("[training]\nbacth = 3", r"\[training\] has an unknown key 'bacth'; allowed: batch"),
+        ('[training]\nbatch = "many"', r"training\.batch is 'many'; allowed is int"),
+        ("[training]\nbatch = true", r"training\.batch is True; allowed is int"),
+        ("[budget]\nseconds = -1", r"seconds -1\.0; allowed is a positive number"),
+        ("[knobs]\nmicro_batches = 8", r"knobs\.micro_batches is 8; allowed is tuple"),
+        ('[model]\nnetwork = "gan"', r"model\.network 'gan'; allowed: dit, unet"),
+        ('preset = "huge"', r"preset 'huge'; allowed: fashion-tiny"),
+        ("training = 3", r"training is 3; allowed is a section \[training\]"),
+        ("name = 3", r"name is 3; allowed is str"),
+        ("x = [", "not a TOML file"),
+    ],
+)
+def test_a_wrong_file_is_answered_with_its_name_the_value_and_what_is_allowed(written, text, complaint):
+    path = written(text)
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        recipe.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"absent\.toml: cannot be read"):
+        recipe.read(tmp_path / "absent.toml")
+
+
+def test_a_change_from_the_command_line_wins_and_is_checked_too(written):
+    path = written("[budget]\nseconds = 5")
+    read = recipe.read(path, {"budget.seconds": "7", "model.width": "32", "name": "other"})
+    assert (read.config.seconds, read.config.model["width"], read.config.name) == (7.0, 32, "other")
+    with pytest.raises(ConfigurationError, match=r"budget\.seconds is 'soon'"):
+        recipe.read(path, {"budget.seconds": "soon"})
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_examples_are_valid(path):
+    assert recipe.read(path).config.seconds
