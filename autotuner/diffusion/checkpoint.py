@@ -73,6 +73,8 @@ def restore(trainer: Trainer, path: Path) -> None:
     if document.get("gradient_checkpointing", False) != stages.gradient_checkpointing:
         trainer.set_gradient_checkpointing(not stages.gradient_checkpointing)
     trainer.restore_knobs(document["knobs"], document["changes"])
+    for draft in path.parent.glob(f".{path.stem}.*.safetensors"):  # what a kill left of a save
+        draft.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
