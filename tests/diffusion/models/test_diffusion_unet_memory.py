@@ -8,6 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 from parity import noise
 
+from autotuner.diffusion.attention import set_scores_per_chunk
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.models.unet_2d import UNet2DModel
 from autotuner.diffusion.models.unet_2d_condition import UNet2DConditionModel
@@ -28,6 +29,14 @@ def pixels(published):
     return UNet2DModel(published("ddpm-cifar10-32", block_out_channels=[8, 16, 16, 16], norm_num_groups=4)), {}
 
 
+@pytest.fixture
+def small_chunks():
+    """Attention in many chunks, as it is over many tokens."""
+    before = set_scores_per_chunk(2**9)
+    yield
+    set_scores_per_chunk(before)
+
+
 @pytest.fixture(params=[stable, pixels])
 def build(request, published):
     mx.random.seed(0)
@@ -42,24 +51,40 @@ def loss(model, x, given):
     return mx.mean(model(x, mx.array([7.0, 512.0]), **given) ** 2)
 
 
+def gradients_of(model, given, *, checkpointing):
+    model.gradient_checkpointing = checkpointing
+    value, gradients = nn.value_and_grad(model, loss)(model, images(model), given)
+    mx.eval(value, gradients)
+    return float(value), dict(tree_flatten(gradients))
+
+
+def assert_same_gradients(ours, theirs, relative):
+    assert ours.keys() == theirs.keys()
+    scale = max(float(mx.abs(g).max()) for g in theirs.values())
+    assert scale > 0
+    for name, g in ours.items():
+        assert float(mx.abs(g - theirs[name]).max()) <= relative * scale, name
+
+
 def test_checkpointing_changes_no_gradient_and_leaves_the_weights_alone(build):
     model, given = build()
     before = dict(tree_flatten(model.parameters()))
-    gradient = nn.value_and_grad(model, loss)
-    plain, plain_gradients = gradient(model, images(model), given)
-    model.gradient_checkpointing = True
-    again, gradients = gradient(model, images(model), given)
-    mx.eval(plain, plain_gradients, again, gradients)
-    assert float(plain) == pytest.approx(float(again), rel=1e-6)
-    expected = dict(tree_flatten(plain_gradients))
-    found = dict(tree_flatten(gradients))
-    assert found.keys() == expected.keys()
-    scale = max(float(mx.abs(g).max()) for g in expected.values())
-    assert scale > 0
-    for name, g in found.items():
-        assert float(mx.abs(g - expected[name]).max()) <= 1e-6 * scale, name
+    plain, expected = gradients_of(model, given, checkpointing=False)
+    again, found = gradients_of(model, given, checkpointing=True)
+    assert plain == pytest.approx(again, rel=1e-6)
+    assert_same_gradients(found, expected, 1e-6)
     after = dict(tree_flatten(model.parameters()))
     assert all(mx.array_equal(array, before[name]) for name, array in after.items())
+
+
+def test_checkpointing_and_attention_in_chunks_go_together(published, request):
+    model, given = stable(published)
+    _, expected = gradients_of(model, given, checkpointing=False)
+    request.getfixturevalue("small_chunks")
+    _, chunked = gradients_of(model, given, checkpointing=False)
+    _, both = gradients_of(model, given, checkpointing=True)
+    assert_same_gradients(chunked, expected, 1e-5)
+    assert_same_gradients(both, expected, 1e-5)
 
 
 def test_checkpointing_passes_the_gradient_of_the_only_weights_that_are_trained(published):
