@@ -1,0 +1,99 @@
+"""The configuration is checked at the door, and the plan of learning rates does what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotuner.diffusion import plan
+from autotuner.diffusion.config import RANGES, TrainerConfig
+from autotuner.diffusion.inert import NoRun
+from autotuner.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "rk4"}, r"solver 'rk4'; allowed: euler, .*ipndm"),
+        ({"process": "ddpm"}, r"process 'ddpm'; allowed: edm, vp_epsilon, vp_v, flow"),
+        ({"beta_schedule": "square"}, r"beta_schedule 'square'; allowed: linear, scaled_linear, cosine"),
+        ({"weighting": "snr"}, r"weighting 'snr'; allowed: edm, min_snr, uniform"),
+        ({"precision": "half"}, r"precision 'half'; allowed: float32, bfloat16, float16"),
+        ({"ema": "swa"}, r"ema 'swa'; allowed: half_life, power"),
+        ({"quality_every": 0}, r"quality_every 0; allowed is 1 to"),
+        ({"evaluate_every_steps": 0}, r"evaluate_every_steps 0; allowed is 1 to"),
+        ({"student_ladder": (4, 8)}, r"student_ladder \(4, 8\); allowed are whole numbers .*smaller"),
+        ({"student_ladder": (8, 0)}, r"student_ladder \(8, 0\)"),
+        ({"beta_2": 1.0}, r"beta_2 1\.0; allowed is 0 to 0\.999999"),
+        ({"max_norm": 0.0}, r"max_norm 0\.0; allowed is 1e-06"),
+        ({"label_dropout": 1.5}, r"label_dropout 1\.5; allowed is 0 to 1"),
+        ({"sigma_min": 50.0}, r"sigma_min 50\.0; allowed is less than sigma_max 40\.0"),
+        ({"max_shapes": 0}, r"max_shapes 0; allowed is 1 to 64"),
+        ({"warm_up": -0.1}, r"warm_up -0\.1; allowed is 0 to 1"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_the_allowed_ones(tiny_config, changes, message):
+    with pytest.raises(ConfigurationError, match=message):
+        replace(tiny_config, **changes)
+
+
+def test_every_range_is_of_a_field_and_holds_its_default():
+    default = TrainerConfig()
+    for name, (low, high) in RANGES.items():
+        value = getattr(default, name)
+        assert value is None or low <= value <= high
+
+
+def test_a_run_without_students_has_an_empty_ladder(make_trainer):
+    records = list(make_trainer(steps=12, student_ladder=()).steps())
+    assert {r.stage for r in records} == {0}
+
+
+def test_the_optimizer_is_the_configured_one(make_trainer, take):
+    plain = make_trainer()
+    take(plain, 2)
+    for change in ({"beta_1": 0.5}, {"beta_2": 0.9}, {"weight_decay": 1.0}, {"max_norm": 1e-3}):
+        other = make_trainer(**change)
+        take(other, 2)
+        assert not np.array_equal(np.array(other.stages.teacher.state.weights), np.array(plain.stages.teacher.state.weights))
+
+
+def test_a_smaller_norm_clips_harder(make_trainer, take):
+    norms = []
+    for max_norm in (1e-2, 1e-3):
+        trainer = make_trainer(max_norm=max_norm)
+        take(trainer, 1)
+        norms.append(float(np.linalg.norm(np.array(trainer.stages.teacher.state.moments.first))) / 0.1)
+    assert norms == pytest.approx([1e-2, 1e-3], rel=1e-2)
+
+
+def test_warm_up_is_a_share_of_the_budget_or_a_number_of_steps(make_trainer, take):
+    share = [r.learning_rate for r in make_trainer(steps=40, warm_up=0.5).steps()]
+    assert np.argmax(share[:28]) == pytest.approx(0.5 * 0.7 * 40 / 1.6, abs=6)
+    steps = [r.learning_rate for r in take(make_trainer(steps=400, warm_up_steps=10, student_ladder=()), 16)]
+    assert steps[4] / steps[9] == pytest.approx(0.5, rel=0.01)
+    assert steps[15] == pytest.approx(5e-3 * plan.teacher_rate(15 / 400, 0, 0.0))
+
+
+class Guided(NoRun):
+    guided = True
+
+
+def test_a_guided_teacher_goes_on_learning_where_no_student_was_begun(make_trainer):
+    unguided = [r.learning_rate for r in make_trainer(steps=40).steps()]
+    guided = [r.learning_rate for r in make_trainer(Guided(), steps=40).steps()]
+    assert guided[:28] == unguided[:28]  # the plan of the first part is the same
+    assert max(guided[29:]) > 0.2 * max(guided[:28])
+    assert guided[-1] < 0.05 * max(guided[:28])
+    assert {r.stage for r in make_trainer(steps=40).steps()} == {0, 1, 2}
+
+
+def test_the_second_cycle_rises_once_and_ends_with_the_budget():
+    rates = [plan.second_cycle(used) for used in np.linspace(0.7, 1.0, 61)]
+    assert rates[0] == 0
+    assert plan.second_cycle(0.3) == 0
+    assert max(rates) == pytest.approx(plan.RESTART, rel=0.05)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    assert np.argmax(rates) == pytest.approx(6, abs=1)
