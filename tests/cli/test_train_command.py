@@ -1,0 +1,105 @@
+"""``autotuner train``, ``sample`` and ``evaluate``, run as a user runs them, on the digits of scikit-learn."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autotuner.cli import main
+
+TEXT = """
+out = "here"
+[data]
+source = "digits"
+[budget]
+steps = 6
+[model]
+width = 16
+depth = 1
+patch = 2
+[training]
+batch = 16
+[knobs]
+micro_batch = 16
+micro_batches = [8, 16]
+[evaluation]
+evaluate_every_steps = 3
+quality_images = 32
+held_out_images = 32
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "digits.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_one_file_trains_samples_and_evaluates(config, capsys):
+    assert main(["train", str(config), "--no-hook"]) == 0
+    out = config.parent / "here"
+    said = capsys.readouterr().out
+    assert "step      3  held out" in said
+    assert "6 steps" in said
+    assert {path.suffix for path in out.iterdir()} >= {".png", ".json", ".safetensors"}
+    assert main(["sample", str(config), "--steps", "2", "--count", "4"]) == 0
+    assert (out / "sample-teacher-02.png").stat().st_size > 100
+    capsys.readouterr()
+    assert main(["evaluate", str(config), "--steps", "2", "--images", "16", "--paired-images", "0", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["steps"] for row in report["rows"]] == [2, 2]
+
+
+def test_the_same_command_again_says_that_it_is_finished_and_a_larger_budget_continues(config, capsys):
+    main(["train", str(config), "--no-hook"])
+    assert main(["train", str(config), "--no-hook"]) == 0
+    assert "holds the finished training" in capsys.readouterr().out
+    assert main(["train", str(config), "--no-hook", "--set", "budget.steps=8"]) == 0
+    assert "continues at step 6" in capsys.readouterr().out
+    assert json.loads((config.parent / "here" / "result.json").read_text())["steps"] == 8
+
+
+def test_restart_keeps_the_old_training_aside(config, capsys):
+    main(["train", str(config), "--no-hook"])
+    assert main(["train", str(config), "--no-hook", "--restart"]) == 0
+    assert capsys.readouterr().out.count(" begins: ") == 2
+    assert (config.parent / "here.1" / "result.json").is_file()
+
+
+def test_an_interrupted_training_is_continued_by_the_same_command(config, capsys, monkeypatch):
+    from autotuner.diffusion.trainer import Trainer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_evaluate_if_due", lambda trainer: trainer.stop())
+        assert main(["train", str(config), "--no-hook"]) == 1
+    assert "the same command continues" in capsys.readouterr().out
+    assert main(["train", str(config), "--no-hook"]) == 0
+    assert "continues at step 1" in capsys.readouterr().out
+
+
+def test_a_dry_run_prints_the_whole_configuration_and_trains_nothing(config, capsys):
+    assert main(["train", str(config), "--dry-run"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["steps"], printed["resolution"], printed["model"]["width"]) == (6, 8, 16)
+    assert not (config.parent / "here").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("budget.steps=soon", "budget.steps is 'soon'; allowed is int"),
+        ("data.source=nowhere", "nowhere does not exist; allowed: fashion-mnist"),
+        ("training.bacth=3", "unknown key 'bacth'"),
+        ("budget", "expected SECTION.KEY=VALUE"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_the_allowed_ones(config, change, complaint, capsys):
+    assert main(["train", str(config), "--set", change]) in (1, 2)
+    assert complaint in capsys.readouterr().err
+
+
+def test_sampling_before_training_names_the_missing_checkpoint(config, capsys):
+    assert main(["sample", str(config)]) == 1
+    assert "checkpoint.safetensors is not a checkpoint" in capsys.readouterr().err
