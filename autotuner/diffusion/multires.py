@@ -7,7 +7,7 @@ with the resolution (``noise.resolution_scale``); the network is told where its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class View:
     """Edge of a token in pixels; None: the network's own."""
     begin: float = 0.0
     end: float = 1.0
+    located: bool = False
+    """The network is given the centres of the tokens; views of one size that are located make one pass together."""
 
     def count(self, batch: int) -> int:
         """Pictures of this part."""
@@ -117,7 +119,7 @@ class Form:
 
 
 def _patches(config: Multires, full: int, step: int) -> tuple[View, ...]:
-    return (View(full),) if step % FINE_EVERY == FINE_EVERY - 1 else (View(full, patch=config.rungs[-1]),)
+    return (View(full),) if step % FINE_EVERY == FINE_EVERY - 1 else (View(full, patch=config.rungs[-1], located=True),)
 
 
 def _high_noise(config: Multires, full: int, step: int) -> tuple[View, ...]:
@@ -126,7 +128,7 @@ def _high_noise(config: Multires, full: int, step: int) -> tuple[View, ...]:
 
 def _levels(config: Multires, full: int, step: int) -> tuple[View, ...]:
     edge = config.rungs[-1]
-    return _filled(View(edge, crop=True, end=config.split), View(edge, begin=config.split))
+    return _filled(View(edge, True, end=config.split, located=True), View(edge, begin=config.split, located=True))
 
 
 def _filled(*views: View) -> tuple[View, ...]:
@@ -142,7 +144,7 @@ FORMS: dict[str, Form] = {
         lambda c, full, step: (View(c.rungs[-1]),), False, "steps draw their resolution, deterministic in seed and step"
     ),
     "crops": Form(
-        lambda c, full, step: (View(c.rungs[-1], crop=True),),
+        lambda c, full, step: (View(c.rungs[-1], crop=True, located=True),),
         True,
         "aligned crops that know their coordinates (Wang et al. 2023, Patch Diffusion, without its extra channels)",
     ),
@@ -151,6 +153,18 @@ FORMS: dict[str, Form] = {
     "levels": Form(_levels, True, "small whole pictures where noise is high, full-scale crops where it is low"),
 }
 """``progressive`` has plain views because it moves the knob, which a controller may move instead."""
+
+
+def merged(views: tuple[View, ...]) -> tuple[View, ...]:
+    """What makes one forward and backward pass: consecutive located views of one size become one."""
+    passes: list[View] = []
+    for view in views:
+        last = passes[-1] if passes else None
+        if last is not None and last.located and view.located and (last.edge, last.patch) == (view.edge, view.patch):
+            passes[-1] = replace(last, end=view.end)
+        else:
+            passes.append(view)
+    return tuple(passes)
 
 
 def configured(values: Mapping[str, Any]) -> Multires:
@@ -177,7 +191,7 @@ def check(config: Multires, network: str, fixed: Mapping[str, Any], batch: int, 
     for edge in config.rungs:
         if edge % patch:
             raise ConfigurationError(f"multires.rungs {config.rungs!r}; allowed are multiples of the patch of {patch}")
-    for view in form.views(config, max(config.rungs, default=patch), 0):
+    for view in merged(form.views(config, max(config.rungs, default=patch), 0)):
         count = view.count(batch)
         if any(count % min(size, count) for size in micro_batches):
             raise ConfigurationError(
@@ -205,7 +219,7 @@ def show(view: View, images: np.ndarray, full: int, patch: int, generator: np.ra
         pixels = windows[np.arange(count), corners[:, 0] * patch, corners[:, 1] * patch].transpose(0, 2, 3, 1)
         centres = (corners[:, :, None] + np.arange(side) + 0.5) / grid
         return Shown(view, np.ascontiguousarray(pixels), centres.astype(np.float32))
-    if view.patch is not None:
-        side = full // view.patch
+    if view.located:
+        side = view.edge // (view.patch or patch)
         return Shown(view, images, np.broadcast_to(((np.arange(side) + 0.5) / side).astype(np.float32), (count, 2, side)))
     return Shown(view, images, None)

@@ -12,7 +12,7 @@ from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.distill import Times, consistency_errors, times
 from autotuner.diffusion.loss import WEIGHTINGS, denoising_errors, to_model
-from autotuner.diffusion.multires import Shown
+from autotuner.diffusion.multires import Shown, View, merged
 from autotuner.diffusion.networks import build_network
 from autotuner.diffusion.noise import draw_sigma, importance, probabilities, reference, resolution_scale
 from autotuner.diffusion.precondition import Denoiser, find_process
@@ -142,7 +142,7 @@ class Stages:
             noise = mx.random.normal(each.images.shape, key=key)
             centres = [] if each.centres is None else [mx.array(each.centres)]
             drawn.append([weights[part], mx.array(each.images), label[part], noise, sigma[part] * scale, *centres])
-        return drawn
+        return _together(drawn, [each.view for each in shown])
 
     def apply(self, learning_rate: float, batch: int) -> Applied:
         """End the optimizer step of whoever learns, from ``batch`` images."""
@@ -150,6 +150,16 @@ class Stages:
         self.images[who] += batch
         beta = ema.decay(self.images[who], batch, config.half_life_images)
         return self.learner.apply(learning_rate, beta)
+
+
+def _together(drawn: list[list[mx.array]], views: list[View]) -> list[list[mx.array]]:
+    """The arrays of the views that make one pass, one after the other."""
+    parts = iter(drawn)
+    passes = []
+    for whole in merged(tuple(views)):
+        inside = [next(parts) for view in views if whole.begin <= view.begin < whole.end]
+        passes.append([mx.concatenate(list(each)) for each in zip(*inside, strict=True)])
+    return passes
 
 
 def _teacher_errors(weighting: str) -> Errors:

@@ -20,7 +20,7 @@ from autotuner.diffusion.evaluation import PREVIEW_IMAGES, PREVIEW_SEED, Evaluat
 from autotuner.diffusion.inert import Hook, NoRun
 from autotuner.diffusion.injection import Injection
 from autotuner.diffusion.live import LiveKnobs
-from autotuner.diffusion.multires import View, show
+from autotuner.diffusion.multires import View, merged, show
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.stages import Stages
 from autotuner.errors import DeclarationError
@@ -203,7 +203,7 @@ class Trainer:
         views = self._views(resolution)
         rate = self._learning_rate()
         flags = self._saved()
-        for view in views:
+        for view in merged(views):
             flags |= self._first_of_shape(view.edge, self._piece(view, views, micro_batch), view)
         loss, finite = self._learn(views, micro_batch, rate)
         if not finite:
@@ -247,7 +247,7 @@ class Trainer:
 
     def _learn(self, views: tuple[View, ...], micro_batch: int, rate: float) -> tuple[float, bool]:
         batch, learner = self.config.batch * self._factor(views), self.stages.learner
-        for view, arrays in zip(views, self._draw(views, batch), strict=True):
+        for view, arrays in zip(merged(views), self._draw(views, batch), strict=True):
             piece = self._piece(view, views, micro_batch)
             for start in range(0, view.count(batch), piece):
                 learner.accumulate(piece / batch, *(array[start : start + piece] for array in arrays))
@@ -290,7 +290,7 @@ class Trainer:
 
     def _first_of_shape(self, resolution: int, micro_batch: int, view: View) -> int:
         shape = (resolution, micro_batch, self.stages.stage > 0)
-        trace = (*shape, view.crop, view.patch)
+        trace = (*shape, view.located, view.patch)
         first = trace not in self._traced
         self._traced.add(trace)
         self.shapes.add(shape)

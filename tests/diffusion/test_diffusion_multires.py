@@ -148,12 +148,13 @@ def test_the_learning_rate_rises_again_after_each_switch():
 def test_noisier_pictures_are_the_small_ones(make):
     trainer = make("levels")
     views = trainer.multires.views(8, 0.0, 0, 0)
-    crops, small = trainer._draw(views, 64)
-    assert views[0].crop
-    assert not views[1].crop
-    fine, coarse = np.array(crops[4]), np.array(small[4]) / (4 / 8)
+    assert [view.crop for view in views] == [True, False]
+    (together,) = trainer._draw(views, 64)
+    levels, centres = np.array(together[4]), np.array(together[5])
+    fine, coarse = levels[:32], levels[32:] / (4 / 8)
     assert fine.max() <= coarse.min(), "levels are compared in units of full resolution"
-    assert len(crops) == len(small) + 1, "crops come with the centres of their tokens"
+    np.testing.assert_allclose(centres[32:], np.broadcast_to([0.25, 0.75], (32, 2, 2)), err_msg="whole pictures")
+    np.testing.assert_allclose(np.diff(centres[:32]), 0.25, err_msg="tokens of a crop lie closer")
 
 
 def test_the_drawn_levels_are_those_of_a_full_step(make):
@@ -166,7 +167,7 @@ def test_the_drawn_levels_are_those_of_a_full_step(make):
 
 def test_a_crop_shows_the_pixels_that_its_centres_name():
     images = np.arange(5 * 8 * 8, dtype=np.uint8).reshape(5, 8, 8, 1)
-    shown = show(View(4, crop=True), images, 8, 2, np.random.default_rng(3))
+    shown = show(View(4, crop=True, located=True), images, 8, 2, np.random.default_rng(3))
     assert shown.centres is not None
     corners = np.rint((shown.centres[:, :, 0] - 0.5 / 4) * 8).astype(int)
     assert len({tuple(corner) for corner in corners}) > 1
@@ -198,7 +199,7 @@ def test_the_network_sees_where_a_crop_lies():
         ({"form": "mixed", "rungs": [6, 4]}, "ascending"),
         ({"form": "mixed", "rungs": [5]}, "multiples of the patch of 2"),
         ({"form": "mixed", "rungs": [4], "share": 1.5}, "0 to 1"),
-        ({"form": "levels", "rungs": [4], "split": 0.3}, "no multiple"),
+        ({"form": "high_noise", "rungs": [4], "split": 0.3}, "no multiple"),
         ({"form": "patches", "rungs": [4]}, "coarse_patch"),
         ({"shape": 3}, "allowed: form, share"),
     ],
