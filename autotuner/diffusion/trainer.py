@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from autotuner.diffusion import plan, posthoc
+from autotuner.diffusion.batches import Wanted, preparing
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
-from autotuner.diffusion.data import Dataset
+from autotuner.diffusion.data import Dataset, Prefetch
 from autotuner.diffusion.distill import teacher_steps
 from autotuner.diffusion.evaluation import PREVIEW_IMAGES, PREVIEW_SEED, Evaluated, Evaluator
 from autotuner.diffusion.inert import Hook, NoRun
 from autotuner.diffusion.injection import Injection
 from autotuner.diffusion.live import LiveKnobs
-from autotuner.diffusion.multires import View, merged, show
+from autotuner.diffusion.multires import View, merged
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.stages import Stages
 from autotuner.errors import DeclarationError
@@ -76,6 +77,7 @@ class Trainer:
         self._sleep = sleep
         self.multires = config.planned_views
         self._patch = int(config.fixed.get("patch", 1))
+        self.batches = Prefetch(preparing(dataset, config.seed, config.resolution, self._patch), self._foretold)
         self.knobs = LiveKnobs(config.declarations())
         self.stages = Stages(config, dataset.channels, dataset.classes, dataset.resolution, dataset.sigma_data)
         self.evaluator = Evaluator(config, dataset, self.stages)
@@ -95,6 +97,8 @@ class Trainer:
         self.stage_entered = 0.0
         self._evaluated_at = -math.inf
         self._stopping = False
+        self._planned_at: float | None = None
+        """Share of the budget that the present views follow from; None while the form's views are not in force."""
         self.snapshots = 0
         """Snapshots of averages that were due so far."""
         if config.gradient_checkpointing:
@@ -117,9 +121,12 @@ class Trainer:
         """Train until the budget is spent; every knob change falls between two of the records."""
         if self._began is None:
             self._began = self._clock()
-        while self.budget_used < 1 and not self._stopping:
-            self._take_changes()
-            yield self._one_step()
+        try:
+            while self.budget_used < 1 and not self._stopping:
+                self._take_changes()
+                yield self._one_step()
+        finally:
+            self.batches.close()
 
     def stop(self) -> None:
         """End after the present optimizer step; safe to call from a signal handler."""
@@ -234,9 +241,20 @@ class Trainer:
 
     def _views(self, resolution: int) -> tuple[View, ...]:
         """What this step shows: the form's views while the teacher learns and nobody has lowered the resolution."""
-        if self.stages.stage or resolution != self.config.resolution:
-            return (View(resolution),)
-        return self.multires.views(resolution, self.budget_used, self.config.seed, self.step)
+        self._planned_at = None if self.stages.stage or resolution != self.config.resolution else self.budget_used
+        return self._planned_views(self.step) or (View(resolution),)
+
+    def _planned_views(self, step: int) -> tuple[View, ...]:
+        """The form's views of a step near this one; none while they are not in force."""
+        if self._planned_at is None:
+            return ()
+        return self.multires.views(self.config.resolution, self._planned_at, self.config.seed, step)
+
+    def _foretold(self, wanted: Wanted) -> Wanted:
+        """What the step after that one asks for, if no knob moves."""
+        views = self._planned_views(wanted.step + 1) or wanted.views
+        first_image = wanted.first_image + wanted.count
+        return Wanted(first_image, self.config.batch * self._factor(views), wanted.step + 1, views)
 
     def _factor(self, views: tuple[View, ...]) -> int:
         return self.multires.factor(views, self.config.resolution, self._patch)
@@ -259,19 +277,11 @@ class Trainer:
 
     def _draw(self, views: tuple[View, ...], batch: int) -> list[list[mx.array]]:
         """The arrays of each view, all randomness in them."""
-        chosen = self.dataset.batch_indices(self.images, batch, self.config.seed)
-        labels = self.dataset.labels[chosen]
+        given = self.batches.take(Wanted(self.images, batch, self.step, views))
         if views == (View(views[0].edge),):
-            images = self.dataset.at(views[0].edge)[chosen]
-            return [self.stages.draw(images, labels, self.step, teacher_steps(self._stage_progress()))]
-        generator = np.random.default_rng([self.config.seed, self.step, 2])
-        parts = np.split(chosen, np.cumsum([view.count(batch) for view in views])[:-1])
-        full = self.config.resolution
-        shown = [
-            show(view, self.dataset.at(full if view.crop else view.edge)[part], full, self._patch, generator)
-            for view, part in zip(views, parts, strict=True)
-        ]
-        return self.stages.draw_views(shown, labels, self.step)
+            [whole] = given.shown
+            return [self.stages.draw(whole.images, given.labels, self.step, teacher_steps(self._stage_progress()))]
+        return self.stages.draw_views(given.shown, given.labels, self.step)
 
     def _learning_rate(self) -> float:
         self.lr_scale = plan.ramped(self.lr_scale, self.knobs["lr_scale"])

@@ -9,7 +9,7 @@ from autotuner.diffusion.data.fashion import FASHION_DIRECTORIES, download_fashi
 from autotuner.diffusion.data.find import find
 from autotuner.diffusion.data.folder import read_folder
 from autotuner.diffusion.data.idx import parse_idx, read_idx_directory
-from autotuner.diffusion.data.prefetch import Inline, Prefetch, batches_of
+from autotuner.diffusion.data.prefetch import Inline, Prefetch
 
 __all__ = [
     "FASHION_DIRECTORIES",
@@ -19,7 +19,6 @@ __all__ = [
     "Dataset",
     "Inline",
     "Prefetch",
-    "batches_of",
     "digits",
     "download_fashion",
     "find",

@@ -13,20 +13,22 @@ def both(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def resize(images: np.ndarray, size: Size, block: int = 4096) -> np.ndarray:
-    """Area-average images (count, height, width, channels) down (or up) to ``size``, in blocks.
+def resize(images: np.ndarray, size: Size, block: int = 1024) -> np.ndarray:
+    """Area-average images (count, height, width, channels) down (or up) to ``size``, in blocks that bound the memory.
 
     uint8 pixels are rounded back to uint8; floats stay floats.
     """
+    count, source_height, source_width, channels = images.shape
     height, width = both(size)
-    rows, columns = area_weights(images.shape[1], height), area_weights(images.shape[2], width)
-    parts = []
-    for start in range(0, len(images), block):
+    rows = area_weights(source_height, height)
+    columns = np.kron(area_weights(source_width, width), np.eye(channels, dtype=np.float32)).T
+    resized = np.empty((count, height, width, channels), images.dtype)
+    for start in range(0, count, block):
         pixels = images[start : start + block].astype(np.float32)
-        half = np.tensordot(rows, pixels, axes=(1, 1))  # (height, count, width before, channels)
-        full = np.tensordot(columns, half, axes=(1, 2)).transpose(2, 1, 0, 3)  # was (width, height, count, channels)
-        parts.append(_like(full, images.dtype))
-    return np.concatenate(parts)
+        half = pixels.reshape(-1, source_width * channels) @ columns
+        full = np.matmul(rows, half.reshape(len(pixels), source_height, width * channels)).reshape(-1, height, width, channels)
+        resized[start : start + block] = np.clip(np.rint(full), 0, 255) if images.dtype == np.uint8 else full
+    return resized
 
 
 def area_weights(source: int, target: int) -> np.ndarray:
@@ -36,7 +38,3 @@ def area_weights(source: int, target: int) -> np.ndarray:
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     weights = np.maximum(overlap, 0)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _like(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8) if dtype == np.uint8 else np.ascontiguousarray(pixels, dtype)

@@ -5,50 +5,42 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Generic, TypeVar
 
-from autotuner.diffusion.data.area import Size
-from autotuner.diffusion.data.dataset import Batch, Dataset
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Which images: a batch is a function of its request, and of nothing else."""
-
-    first_image: int
-    """Images of the run before it."""
-    count: int
-    resolution: Size
+Request = TypeVar("Request", bound=Hashable)
+"""Names what is wanted, completely: position in the run, count, resolution or view."""
+Answer = TypeVar("Answer")
 
 
-def following(request: Request) -> Request:
-    """What a training asks for next as long as no knob moves."""
-    return Request(request.first_image + request.count, request.count, request.resolution)
-
-
-class Inline:
+class Inline(Generic[Request, Answer]):
     """Prepares every batch when it is asked for, on the training thread: what a prefetch is compared with."""
 
-    def __init__(self, prepare: Callable[[Request], Batch], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, prepare: Callable[[Request], Answer], clock: Callable[[], float] = time.monotonic) -> None:
         self._prepare = prepare
         self._clock = clock
         self.wait_seconds = 0.0
         """Time that ``take`` has spent preparing."""
 
-    def take(self, first_image: int, count: int, resolution: Size) -> Batch:
-        """The batch of this request."""
+    def take(self, request: Request) -> Answer:
+        """What this request names."""
         began = self._clock()
-        batch = self._prepare(Request(first_image, count, resolution))
+        answer = self._prepare(request)
         self.wait_seconds += self._clock() - began
-        return batch
+        return answer
 
     def close(self) -> None:
         """Nothing was begun."""
 
 
-class Prefetch:
+@dataclass(frozen=True)
+class _Failed:
+    error: BaseException
+
+
+class Prefetch(Generic[Request, Answer]):
     """Hands out batches in the order in which they are asked for, most of them prepared beforehand.
 
     The consumer names what it wants; a prepared batch is handed out only if it was prepared for exactly that request, otherwise
@@ -61,12 +53,15 @@ class Prefetch:
 
     def __init__(
         self,
-        prepare: Callable[[Request], Batch],
+        prepare: Callable[[Request], Answer],
+        follow: Callable[[Request], Request],
         depth: int = 2,
-        follow: Callable[[Request], Request] = following,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep up to ``depth`` batches ready; ``follow`` foretells the next request, and may be wrong."""
+        """Keep up to ``depth`` answers ready.
+
+        ``prepare`` is a pure function; ``follow`` foretells the request after one, on the training thread, and may be wrong.
+        """
         self._prepare = prepare
         self._depth = depth
         self._follow = follow
@@ -74,7 +69,7 @@ class Prefetch:
         self._changed = threading.Condition()
         self._queue: deque[Request] = deque()
         """Requests not answered yet, in order; the first one may be in the worker's hands."""
-        self._ready: dict[Request, Batch | BaseException] = {}
+        self._ready: dict[Request, Answer | _Failed] = {}
         self._closing = False
         self._worker: threading.Thread | None = None
         self.wait_seconds = 0.0
@@ -82,9 +77,8 @@ class Prefetch:
         self.dropped = 0
         """Batches that were prepared, or being prepared, for a request that never came."""
 
-    def take(self, first_image: int, count: int, resolution: Size) -> Batch:
-        """The batch of this request; raises what preparing it raised."""
-        request = Request(first_image, count, resolution)
+    def take(self, request: Request) -> Answer:
+        """What this request names; raises what preparing it raised."""
         began = self._clock()
         self._start()
         with self._changed:
@@ -96,8 +90,8 @@ class Prefetch:
             answer = self._ready.pop(request)
             self._look_ahead(request)
         self.wait_seconds += self._clock() - began
-        if isinstance(answer, BaseException):
-            raise answer
+        if isinstance(answer, _Failed):
+            raise answer.error
         return answer
 
     def close(self) -> None:
@@ -151,13 +145,8 @@ class Prefetch:
                     self._ready[request] = answer
                     self._changed.notify_all()
 
-    def _answer(self, request: Request) -> Batch | BaseException:
+    def _answer(self, request: Request) -> Answer | _Failed:
         try:
             return self._prepare(request)
         except BaseException as error:  # every kind belongs to the training thread, not to this one
-            return error
-
-
-def batches_of(dataset: Dataset, seed: int) -> Callable[[Request], Batch]:
-    """What prepares the batches of ``dataset`` in the order of ``seed``, for ``Prefetch`` or ``Inline``."""
-    return lambda request: dataset.batch(request.first_image, request.count, seed, request.resolution)
+            return _Failed(error)
