@@ -29,6 +29,8 @@ if [ "$(uname -s)" = Linux ] && command -v apt-get >/dev/null 2>&1; then
         debian libopenblas0-pthread "MLX on Linux multiplies matrices about 20 times faster with OpenBLAS" || true
     wanted '/usr/share/datasets/fashion-mnist/*' || debian dataset-fashion-mnist "real images for the demo" || true
     if [ "$kind" != demo ]; then
+        wanted '/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf' ||
+            debian fonts-noto-color-emoji "the tests and benchmarks render its emoji" || true
         command -v prometheus >/dev/null 2>&1 || debian prometheus "the tests run a real Prometheus" || true
     fi
 elif [ "$(uname -s)" = Darwin ] && [ "$kind" != demo ]; then
