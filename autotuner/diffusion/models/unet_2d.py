@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,42 +72,48 @@ class UNet(Model):
         self._check(len(self.config["block_out_channels"]))
 
     def _build(
-        self, time_width: int, attend: Attend, mid: tuple[int, list[nn.Module]] | None, kernels: tuple[int, int]
+        self, options: ResnetOptions, attend: Attend, mid: tuple[int, list[nn.Module]] | None, kernels: tuple[int, int]
     ) -> None:
         """Make all layers but those of the embedding; ``mid`` is its number of attention layers, and those, or None."""
         config = self.config
         channels = config["block_out_channels"]
-        levels = len(channels)
-        options = self._options(time_width)
-        layers = config.each("layers_per_block", levels)
         self.conv_in = nn.Conv2d(config["in_channels"], channels[0], kernels[0], padding=(kernels[0] - 1) // 2)
-        self.down_blocks = [
+        self.down_blocks = self._down(options, attend)
+        if mid is not None:
+            self.mid_block = MidBlock2D(channels[-1], replace(options, output_scale=config["mid_block_scale_factor"]), *mid)
+        self.up_blocks = self._up(options, attend)
+        self.conv_norm_out = group_norm(channels[0], options.groups, options.eps)
+        self.conv_out = nn.Conv2d(channels[0], config["out_channels"], kernels[1], padding=(kernels[1] - 1) // 2)
+
+    def _down(self, options: ResnetOptions, attend: Attend) -> list[DownBlock2D]:
+        channels = self.config["block_out_channels"]
+        layers = self.config.each("layers_per_block", len(channels))
+        return [
             DownBlock2D(
                 channels[max(level - 1, 0)],
                 channels[level],
                 layers[level],
                 options,
                 _attentions(attend, kind, level, channels[level], layers[level]),
-                config["downsample_padding"] if level < levels - 1 else None,
+                self.config["downsample_padding"] if level < len(channels) - 1 else None,
             )
-            for level, kind in enumerate(config["down_block_types"])
+            for level, kind in enumerate(self.config["down_block_types"])
         ]
-        if mid is not None:
-            mid_options = replace(options, output_scale=config["mid_block_scale_factor"])
-            self.mid_block = MidBlock2D(channels[-1], mid_options, *mid)
-        self.up_blocks = [
+
+    def _up(self, options: ResnetOptions, attend: Attend) -> list[UpBlock2D]:
+        channels = self.config["block_out_channels"]
+        layers = self.config.each("layers_per_block", len(channels))
+        return [
             UpBlock2D(
-                channels[min(level + 1, levels - 1)],
+                channels[min(level + 1, len(channels) - 1)],
                 channels[level],
                 [*[channels[level]] * layers[level], channels[max(level - 1, 0)]],
                 options,
                 _attentions(attend, kind, level, channels[level], layers[level] + 1),
                 upsample=level > 0,
             )
-            for level, kind in zip(reversed(range(levels)), config["up_block_types"], strict=True)
+            for level, kind in zip(reversed(range(len(channels))), self.config["up_block_types"], strict=True)
         ]
-        self.conv_norm_out = group_norm(channels[0], options.groups, options.eps)
-        self.conv_out = nn.Conv2d(channels[0], config["out_channels"], kernels[1], padding=(kernels[1] - 1) // 2)
 
     def _options(self, time_width: int) -> ResnetOptions:
         config = self.config
@@ -211,22 +218,24 @@ class UNet2DModel(UNet):
             self.class_embedding = TimestepEmbedding(features, time_width)
         elif config["class_embed_type"] is None and config["num_class_embeds"] is not None:
             self.class_embedding = nn.Embedding(config["num_class_embeds"], time_width)
-        self._build(time_width, self._attend, self._mid(time_width), (3, 3))
+        options = self._options(time_width)
+        self._build(options, partial(_attend, config, options), self._mid(options), (3, 3))
 
-    def _attend(self, kind: str, level: int, channels: int) -> nn.Module | None:
-        if not kind.startswith("Attn"):
-            return None
-        return SpatialAttention(channels, self.config["attention_head_dim"], self._options(0), self.config["norm_num_groups"])
-
-    def _mid(self, time_width: int) -> tuple[int, list[nn.Module]] | None:
+    def _mid(self, options: ResnetOptions) -> tuple[int, list[nn.Module]] | None:
         config = self.config
         if config["mid_block_type"] is None:
             return None
-        options = replace(self._options(time_width), output_scale=config["mid_block_scale_factor"])
+        scaled = replace(options, output_scale=config["mid_block_scale_factor"])
         # With scale and shift the attention is not normalised unless attn_norm_num_groups asks for it.
         groups = config["attn_norm_num_groups"] or (None if options.scale_shift else options.groups)
-        attention = SpatialAttention(config["block_out_channels"][-1], config["attention_head_dim"], options, groups)
+        attention = SpatialAttention(config["block_out_channels"][-1], config["attention_head_dim"], scaled, groups)
         return 1, [attention] if config["add_attention"] else []
+
+    def _check(self, levels: int) -> None:
+        super()._check(levels)
+        size = self.config["attention_head_dim"]
+        fits = size is None or size <= min(self.config["block_out_channels"])
+        self.config.require(fits, "attention_head_dim", "a size of heads, no more than the fewest channels")
 
     def __call__(self, sample: mx.array, timestep: mx.array, class_labels: mx.array | None = None) -> mx.array:
         """The prediction for noisy images, of their shape (batch, height, width, channels).
@@ -247,3 +256,9 @@ class UNet2DModel(UNet):
 
 def _attentions(attend: Attend, kind: str, level: int, channels: int, count: int) -> list[nn.Module]:
     return [made for _ in range(count) if (made := attend(kind, level, channels)) is not None]
+
+
+def _attend(config: ModelConfig, options: ResnetOptions, kind: str, level: int, channels: int) -> nn.Module | None:
+    if not kind.startswith("Attn"):
+        return None
+    return SpatialAttention(channels, config["attention_head_dim"], options, options.groups)

@@ -92,8 +92,8 @@ class UNet2DConditionModel(UNet):
                 config.require(config[key] is not None, key, "a whole number when addition_embed_type is text_time")
             self.add_embedding = TimestepEmbedding(config["projection_class_embeddings_input_dim"], time_width)
         transformers = self._transformer_options()
-        mid = self._mid(transformers[-1])
-        self._build(time_width, partial(_attend, transformers), mid, (config["conv_in_kernel"], config["conv_out_kernel"]))
+        kernels = (config["conv_in_kernel"], config["conv_out_kernel"])
+        self._build(self._options(time_width), partial(_attend, transformers), self._mid(transformers[-1]), kernels)
 
     def _make_class_embedding(self, features: int, time_width: int) -> None:
         config = self.config

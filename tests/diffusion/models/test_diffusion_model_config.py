@@ -102,6 +102,11 @@ def test_keys_that_do_not_fit_together_are_refused(changes, key, published):
         UNet2DConditionModel(published("stable-diffusion-1.5-unet", **changes))
 
 
+def test_heads_wider_than_the_narrowest_level_are_refused(published):
+    with pytest.raises(ConfigurationError, match="attention_head_dim = 129"):
+        UNet2DModel(published("ddpm-cifar10-32", attention_head_dim=129))
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{"])
 def test_a_file_that_is_no_object_is_refused(text, tmp_path):
     (tmp_path / "config.json").write_text(text)

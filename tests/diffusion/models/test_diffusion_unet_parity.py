@@ -44,7 +44,16 @@ CASES = {
     ),
     "guidance distilled, no middle, gelu": Case(
         "stable-diffusion-1.5-unet",
-        {**FOUR, "time_cond_proj_dim": 6, "mid_block_type": None, "act_fn": "gelu", "conv_in_kernel": 5, "conv_out_kernel": 1},
+        {
+            **FOUR,
+            "time_cond_proj_dim": 6,
+            "mid_block_type": None,
+            "act_fn": "gelu",
+            "conv_in_kernel": 5,
+            "conv_out_kernel": 1,
+            "class_embed_type": "simple_projection",
+            "projection_class_embeddings_input_dim": 9,
+        },
     ),
     "context first, uneven levels": Case(
         "stable-diffusion-2.1-unet",
@@ -104,6 +113,7 @@ CASES = {
             "time_embedding_type": "learned",
             "num_train_timesteps": 1000,
             "add_attention": False,
+            "class_embed_type": "identity",
             "time_embedding_dim": 20,
         },
     ),
@@ -135,8 +145,8 @@ def conditions(config: dict[str, Any]) -> dict[str, np.ndarray]:
     if config.get("num_class_embeds"):
         given["class_labels"] = np.array([0, 6])
     elif kind := config.get("class_embed_type"):
-        widths = {"projection": config.get("projection_class_embeddings_input_dim"), "identity": time_width}
-        given["class_labels"] = np.array([3.0, 60.0], np.float32) if kind == "timestep" else noise(2, widths[kind], seed=5)
+        width = time_width if kind == "identity" else config.get("projection_class_embeddings_input_dim")
+        given["class_labels"] = np.array([3.0, 60.0], np.float32) if kind == "timestep" else noise(2, width, seed=5)
     if config.get("time_cond_proj_dim"):
         given["timestep_cond"] = noise(2, config["time_cond_proj_dim"], seed=6)
     if config.get("addition_embed_type"):
