@@ -14,6 +14,7 @@ from typing import Any
 from autotuner.diffusion.blas import status
 from autotuner.diffusion.evaluation import Evaluated
 from autotuner.diffusion.noise import DENSITIES
+from autotuner.diffusion.plain import finite
 from autotuner.diffusion.quality.report import report
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.trainer import Trainer
@@ -33,7 +34,7 @@ def conclude(trainer: Trainer, out: Path) -> dict[str, Any]:
     document["quality"] = report(trainer.evaluator).to_dict()
     document["grids"] = grids(trainer, out)
     draft = out / f".{FILE_NAME}.{os.getpid()}"
-    draft.write_text(json.dumps(_finite(document), indent=1, allow_nan=False), encoding="utf-8")
+    draft.write_text(json.dumps(finite(document), indent=1, allow_nan=False), encoding="utf-8")
     os.replace(draft, out / FILE_NAME)
     return document
 
@@ -98,11 +99,3 @@ def grids(trainer: Trainer, out: Path) -> list[dict[str, Any]]:
             save_grid(trainer.evaluator.samples(who, steps, GRID_IMAGES, GRID_SEED), str(out / file))
             written.append({"who": who, "steps": steps, "file": file})
     return written
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,6 +10,7 @@ from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.quality import weights
 from autotuner.diffusion.quality.classifier import Classifier
 from autotuner.diffusion.quality.network import FEATURES
+from autotuner.diffusion.quality.report import compare
 from autotuner.diffusion.quality.train_features import RECIPES, augment
 from autotuner.errors import ArtefactError, ConfigurationError, DatasetError
 
@@ -113,3 +114,22 @@ def test_components_of_large_pictures_are_computed_on_averages():
     large = small.repeat(2, axis=1).repeat(2, axis=2)
     found, expected = (features.PrincipalComponents(part, components=5).project(part) for part in (large, small))
     assert found == pytest.approx(expected)
+
+
+def test_damage_to_real_pictures_shows_in_the_measure_it_concerns():
+    fashion = installed(lambda: data.find("fashion-mnist"))
+    space = features.find("classifier", fashion)
+    real, held_out = space.project(fashion.images[:256]), fashion.held_out_images[:256]
+    floor = compare(space.project(held_out), real)
+    blurred = compare(space.project(data.resize(data.resize(held_out, 7), 28)), real)
+    same = compare(space.project(held_out[np.arange(256) // 4]), real)
+    half = compare(space.project(fashion.images[fashion.labels < 5][:256]), real)
+    assert floor.frechet < 3
+    assert abs(floor.kernel) < 2 * floor.kernel_standard_error
+    assert floor.precision > 0.9
+    assert floor.recall > 0.8
+    assert blurred.frechet > 3 * floor.frechet
+    assert blurred.coverage < floor.coverage - 0.2
+    assert same.recall < floor.recall - 0.2
+    assert same.precision > 0.9
+    assert half.kernel > 2 * half.kernel_standard_error

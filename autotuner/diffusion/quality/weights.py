@@ -41,7 +41,13 @@ TRAINED: dict[str, Trained] = {
         "25ad5c125ac80cc5708168d7b3f6c6b7aa2f12cb87cc3f9a4bc66580a17abad5",
         classes=10,
     ),
-    "emoji": Trained("frechet_classifier_emoji", "emoji.safetensors", 3, 32, ""),
+    "emoji": Trained(
+        "frechet_classifier_emoji",
+        "emoji.safetensors",
+        3,
+        32,
+        "e23aa641fa5ba3718c1ab7a09823e194316fab7e4559791be288a7d966033023",
+    ),
 }
 """By the name of the dataset. ``python -m autotuner.diffusion.quality.train_features`` makes the files."""
 
