@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,3 +216,39 @@ def test_what_cannot_be_done_is_refused_with_what_can(tiny_config, settings, nam
 def test_crops_need_a_network_that_takes_coordinates(tiny_config):
     with pytest.raises(ConfigurationError, match="needs the network 'dit'"):
         replace(tiny_config, network="unet", model={"width": 8, "depth": 2}, fixed={}, multires={"form": "crops", "rungs": [4]})
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """benchmarks/multires.py as a module."""
+    file = Path(__file__).parents[2] / "benchmarks" / "multires.py"
+    spec = importlib.util.spec_from_file_location("multires_benchmark", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_benchmark_reads_times_off_the_curves(benchmark):
+    fixed = {"curve": [(0.0, 0, 1.0), (10.0, 5, 0.6), (20.0, 9, 0.4)], "distances": {"d": 2.0}}
+    form = {"curve": [(0.0, 0, 1.0), (4.0, 5, 0.6), (8.0, 9, 0.3), (20.0, 30, 0.2)], "distances": {"d": 1.0}}
+    ratios = benchmark.compare(form, fixed)
+    assert ratios["time_ratio"] == pytest.approx((4 + 4 * 2 / 3) / 20)
+    assert ratios["early_time_ratio"] == pytest.approx(3 / 7.5), "halfway from 1.0 to 0.4 is 0.7"
+    assert ratios["end_loss_ratio"] == pytest.approx(0.5)
+    assert ratios["fd_ratio_d"] == 0.5
+    assert math.isnan(benchmark.compare(fixed, form)["time_ratio"]), "a level that is never reached has no time"
+
+
+def test_the_benchmark_counts_no_time_of_an_arm_that_stands(benchmark, stripes, tiny_config):
+    clock = benchmark.OwnClock()
+    trainer = benchmark.Trainer(replace(tiny_config, steps=3, student_ladder=()), stripes, clock=clock)
+    arm = benchmark.Arm("fixed", trainer, clock)
+    assert arm.advance()
+    stood = clock()
+    sum(range(10**5))
+    arm.measure()
+    assert clock() == stood > 0
+    while arm.advance():
+        pass
+    assert [steps for _, steps, _ in arm.curve][-1] == 3
