@@ -1,11 +1,14 @@
-"""Writes the tables of ``knobs.md`` and ``protocol.md`` from the code: ``python docs/generate.py``; a test finds drift."""
+"""Writes the tables of ``knobs.md``, ``protocol.md`` and ``engine.md`` from the code: ``python docs/generate.py``; a test finds drift."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import struct
 from dataclasses import fields
 from pathlib import Path
 
+from autotuner.diffusion import config, multires, recipe
 from autotuner.hook.record import RECORD_BYTES
 from autotuner.knobs import KNOBS
 from autotuner.messages import (
@@ -82,7 +85,50 @@ def _parts(form: str) -> list[tuple[str, int]]:
     return parts
 
 
-PAGES = {"knobs.md": {"knobs": knobs}, "protocol.md": {"records": records, "codes": codes}}
+def settings() -> str:
+    """Every key of a training's TOML file, by section."""
+    sections = {**recipe.sections(), "multires": tuple(field.name for field in fields(multires.Multires))}
+    known = _documented(config.TrainerConfig) | _documented(multires.Multires)
+    rows = []
+    for section in sorted(sections):
+        for key in sections[section]:
+            if key in known and section not in ("data", "hook"):
+                kind, default, sentence = known[key]
+                rows.append(f"| `{section}.{key}` | {kind} | `{default}` | {_allowed(key)} | {sentence} |")
+    return "\n".join(["| key | type | default | allowed | what it is |", "| --- | --- | --- | --- | --- |", *rows])
+
+
+def _documented(record: type) -> dict[str, tuple[str, str, str]]:
+    """Type, default and first sentence of each field, from the source: attribute docstrings are not kept at run time."""
+    (body,) = ast.parse(inspect.getsource(record)).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for line, following in zip(body.body, [*body.body[1:], None], strict=True):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
+            said = following.value if isinstance(following, ast.Expr) else None
+            sentence = str(said.value) if isinstance(said, ast.Constant) else ""
+            kind = ast.unparse(line.annotation).replace(" | ", " or ")
+            found[line.target.id] = (kind, ast.unparse(line.value), " ".join(sentence.split()).replace("``", "`"))
+    return found
+
+
+def _allowed(key: str) -> str:
+    choices = config.choices()
+    if key in choices:
+        return ", ".join(f"`{name}`" for name in choices[key])
+    if key == "form":
+        return ", ".join(f"`{name}`" for name in multires.FORMS)
+    if key in config.RANGES:
+        low, high = config.RANGES[key]
+        return f"{low:g} to {high:g}"
+    return ""
+
+
+PAGES = {
+    "knobs.md": {"knobs": knobs},
+    "protocol.md": {"records": records, "codes": codes},
+    "engine.md": {"settings": settings},
+}
 """Which page has which generated block, between ``<!-- name -->`` and ``<!-- end -->``."""
 
 

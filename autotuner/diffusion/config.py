@@ -10,7 +10,8 @@ from autotuner.diffusion import multires as forms
 from autotuner.errors import ConfigurationError
 from autotuner.knobs import KnobDeclaration, declare
 
-NETWORKS = ("dit", "unet")
+NETWORKS = ("dit", "unet", "unet2d", "dit2d", "stable_diffusion")
+"""Rows of ``networks.NETWORKS``."""
 EMAS = ("half_life", "power")
 RANGES: dict[str, tuple[float, float]] = {
     "batch": (1, 2**16),
@@ -40,7 +41,8 @@ RANGES: dict[str, tuple[float, float]] = {
 """Least and largest value of each number; None passes where the type allows it."""
 
 
-def _choices() -> dict[str, Collection[str]]:
+def choices() -> dict[str, Collection[str]]:
+    """The fields that name a row of a table, with the names they may have."""
     from autotuner.diffusion.betas import BETAS
     from autotuner.diffusion.features import CHOICES
     from autotuner.diffusion.loss import WEIGHTINGS
@@ -136,7 +138,7 @@ class TrainerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in _choices().items():
+        for name, allowed in choices().items():
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name} {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
         for name, (low, high) in RANGES.items():

@@ -18,17 +18,21 @@ from autotuner.errors import ConfigurationError
 TOP = ("name", "preset", "out")
 DATA_KEYS = ("source", "resolution")
 HOOK_KEYS = ("enabled", "keep_architecture", "state_dir")
-SECTION_OF = {
-    "seconds": "budget", "steps": "budget",
-    "resolution": "data",
-    "resolutions": "knobs", "micro_batches": "knobs", "sampling_ladder": "knobs", "cache_limits": "knobs",
-    "micro_batch": "knobs", "sampling_steps": "knobs", "cache_limit": "knobs", "pace": "knobs",
-    "process": "noise", "weighting": "noise", "beta_schedule": "noise", "sigma_min": "noise", "sigma_max": "noise",
-    "student_ladder": "distillation", "student_learning_rate": "distillation",
-    "solver": "evaluation", "quality_steps": "evaluation", "quality_images": "evaluation", "quality_every": "evaluation",
-    "quality_features": "evaluation", "held_out_images": "evaluation", "evaluate_every_seconds": "evaluation",
-    "evaluate_every_steps": "evaluation",
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "budget": ("seconds", "steps"),
+    "data": ("resolution",),
+    "noise": ("process", "beta_schedule", "weighting", "sigma_min", "sigma_max"),
+    "knobs": (
+        "resolutions", "micro_batch", "micro_batches", "sampling_steps", "sampling_ladder", "cache_limit", "cache_limits", "pace",
+        "max_shapes",
+    ),
+    "distillation": ("student_ladder", "student_learning_rate"),
+    "evaluation": (
+        "solver", "quality_steps", "quality_images", "quality_every", "quality_features", "paired_images", "held_out_images",
+        "evaluate_every_seconds", "evaluate_every_steps",
+    ),
 }  # fmt: skip
+SECTION_OF = {key: section for section, keys in SECTIONS.items() for key in keys}
 """Where a field of TrainerConfig stands in the file; every other one stands in [training]."""
 NOT_IN_A_SECTION = ("name", "network", "model", "fixed", "multires")
 
