@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autotuner.diffusion.features import PrincipalComponents, frechet
+from autotuner.diffusion.features import PrincipalComponents
+from autotuner.diffusion.quality.frechet import frechet
 
 
 def test_the_distance_of_a_gaussian_from_itself_is_zero():

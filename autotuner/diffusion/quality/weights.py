@@ -49,7 +49,11 @@ TRAINED: dict[str, Trained] = {
         "e23aa641fa5ba3718c1ab7a09823e194316fab7e4559791be288a7d966033023",
     ),
 }
-"""By the name of the dataset. ``python -m autotuner.diffusion.quality.train_features`` makes the files."""
+"""By the name of the dataset. ``python -m autotuner.diffusion.quality.train_features`` makes the files.
+
+Both look at shapes and colours more than at detail: blurring held-out emoji of 64 pixels to 16, or Fashion-MNIST to 14,
+hardly moves the distances. Sharpness is what the held-out loss at low noise and the paired error show.
+"""
 
 
 def of_dataset(dataset: Dataset) -> str | None:
