@@ -74,7 +74,8 @@ def mlx_run(model: nn.Module, call: Callable[[Any, mx.array | None], mx.array], 
     x = None if image is None else mx.array(_last(image))
     (_, output), gradients = mx.value_and_grad(loss, argnums=(0,) if x is None else (0, 1))(parameters, x)
     model.update(parameters)
-    by_name = {name: np.array(g) for name, g in to_torch(model, gradients[0]).items()}
+    of_weights = gradients if x is None else gradients[0]  # MLX unpacks a tuple of one
+    by_name = {name: np.array(g) for name, g in to_torch(model, of_weights).items()}
     assert by_name.keys() == names.keys()
     if x is not None:
         by_name["input"] = _first(np.array(gradients[1]))
