@@ -64,9 +64,8 @@ def test_the_converged_solution_is_the_exact_one_where_that_is_known():
     assert paired.rms(solution(4, "euler"), exact) > 10 * paired.rms(solution(32, "euler"), exact) / 4
 
 
-def test_a_paired_error_is_a_root_mean_square_within_the_range_of_pictures():
+def test_a_paired_error_is_a_root_mean_square():
     assert paired.rms(np.array([0.5, -0.5]), np.array([0.2, -0.9])) == pytest.approx(np.sqrt((0.09 + 0.16) / 2))
-    assert paired.rms(np.array([3.0]), np.array([1.0])) == 0
     assert paired.feature_error(np.zeros((2, 2)), np.array([[1.0, 1.0], [3.0, 1.0]])) == pytest.approx(np.sqrt(3))
 
 

@@ -53,8 +53,8 @@ def converge(
 
 
 def rms(a: np.ndarray, b: np.ndarray) -> float:
-    """Root mean square difference of two arrays of one shape, what leaves [-1, 1] at the border, as in a picture."""
-    return float(np.sqrt(np.mean(np.square(np.clip(a, -1, 1) - np.clip(b, -1, 1)))))
+    """Root mean square difference of two arrays of one shape, before anything is rounded or cut off."""
+    return float(np.sqrt(np.mean(np.square(a - b))))
 
 
 def feature_error(generated: np.ndarray, converged: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
+import numpy as np
 
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.data import Dataset
@@ -57,9 +58,10 @@ hardly moves the distances. Sharpness is what the held-out loss at low noise and
 
 
 def of_dataset(dataset: Dataset) -> str | None:
-    """The network for a dataset, by its name and colours; None where there is none."""
+    """The network for a dataset, by its name and colours; None where there is none, and for latents."""
     row = TRAINED.get(dataset.name)
-    return dataset.name if row is not None and row.channels == dataset.channels else None
+    known = row is not None and row.channels == dataset.channels and dataset.images.dtype == np.uint8
+    return dataset.name if known else None
 
 
 @lru_cache(maxsize=4)
