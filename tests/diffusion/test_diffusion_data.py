@@ -3,6 +3,8 @@ from __future__ import annotations
 import builtins
 import gzip
 import hashlib
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -193,3 +195,69 @@ def test_falling_back_on_the_digits_says_what_failed_before(tmp_path, monkeypatc
     assert dataset.name == "digits"
     assert "absent" in dataset.origin
     assert "unreachable" in dataset.origin
+
+
+def captioned(folder, count=12):
+    for number in range(count):
+        Image.new("RGB", (20, 20), (number * 20, 0, 0)).save(folder / f"{number:02d}.png")
+
+
+def captions_fit(dataset):
+    return all(
+        int(caption.split()[1]) * 20 == image[0, 0, 0]
+        for images, captions in ((dataset.images, dataset.captions), (dataset.held_out_images, dataset.held_out_captions))
+        for image, caption in zip(images, captions, strict=True)
+    )
+
+
+def test_captions_beside_pictures_stay_with_them(tmp_path):
+    captioned(tmp_path)
+    for number in range(12):
+        (tmp_path / f"{number:02d}.txt").write_text(f"number {number}\n")
+    assert captions_fit(data.find(tmp_path))
+
+
+def test_captions_may_stand_in_metadata_lines(tmp_path):
+    captioned(tmp_path)
+    rows = [json.dumps({"file_name": f"{number:02d}.png", "text": f"number {number}"}) for number in range(12)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    assert captions_fit(data.find(tmp_path))
+
+
+def test_a_metadata_line_that_is_not_understood_is_named(tmp_path):
+    captioned(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "00.png", "text": "fine"}\nnot json\n')
+    with pytest.raises(DatasetError, match=r"metadata\.jsonl:2: expected a JSON object with file_name, found 'not json'"):
+        data.find(tmp_path)
+
+
+def test_without_captions_there_are_none(tmp_path):
+    captioned(tmp_path)
+    assert data.find(tmp_path).captions == ()
+
+
+def test_a_word_that_names_no_images_is_answered_with_those_that_do():
+    with pytest.raises(DatasetError, match=r"fashon-mnist does not exist; allowed: fashion-mnist, emoji, digits, hf:NAME"):
+        data.find("fashon-mnist")
+
+
+def test_named_images_come_at_the_edge_that_is_asked_for():
+    dataset = data.find("digits", resolution=4)
+    assert dataset.images.shape[1:] == dataset.held_out_images.shape[1:] == (4, 4, 1)
+    assert np.array_equal(dataset.images, data.digits().at(4))
+
+
+def test_sizes_need_not_be_square_and_latents_stay_floats(stripes):
+    assert stripes.at((4, 6)).shape == (240, 4, 6, 1)
+    latents = replace(stripes, images=stripes.images.astype(np.float32) / 100, _resized={})
+    assert latents.at(4).dtype == np.float32
+    assert latents.at(4)[3, 1, 2, 0] == pytest.approx(latents.images[3, 2:4, 4:6, 0].mean())
+    assert latents.sigma_data == pytest.approx(latents.images.std())
+
+
+def test_a_batch_is_the_images_of_its_indices(stripes):
+    batch = stripes.batch(200, 64, 3, 4)
+    assert np.array_equal(batch.indices, stripes.batch_indices(200, 64, 3))
+    assert np.array_equal(batch.images, stripes.at(4)[batch.indices])
+    assert np.array_equal(batch.labels, stripes.labels[batch.indices])
+    assert np.all(batch.weights == 1)

@@ -2,12 +2,14 @@
 
 from autotuner.diffusion.data.area import resize
 from autotuner.diffusion.data.augment import Augment
+from autotuner.diffusion.data.buckets import BucketedDataset, read_buckets
 from autotuner.diffusion.data.dataset import HELD_OUT, Batch, Dataset
 from autotuner.diffusion.data.digits import digits
 from autotuner.diffusion.data.emoji import read_emoji
 from autotuner.diffusion.data.fashion import FASHION_DIRECTORIES, download_fashion
 from autotuner.diffusion.data.find import find
 from autotuner.diffusion.data.folder import read_folder
+from autotuner.diffusion.data.hub import read_hub
 from autotuner.diffusion.data.idx import parse_idx, read_idx_directory
 from autotuner.diffusion.data.prefetch import Inline, Prefetch
 
@@ -16,6 +18,7 @@ __all__ = [
     "HELD_OUT",
     "Augment",
     "Batch",
+    "BucketedDataset",
     "Dataset",
     "Inline",
     "Prefetch",
@@ -23,8 +26,10 @@ __all__ = [
     "download_fashion",
     "find",
     "parse_idx",
+    "read_buckets",
     "read_emoji",
     "read_folder",
+    "read_hub",
     "read_idx_directory",
     "resize",
 ]

@@ -145,7 +145,7 @@ def _cached(font: Font, cache: Path) -> tuple[np.ndarray, np.ndarray]:
     checksum = hashlib.sha256(font.file.expanduser().read_bytes()).hexdigest()
     kept = cache / "emoji" / f"{checksum[:20]}-{font.size}-v{VERSION}.npz"
     try:
-        with np.load(kept) as arrays:
+        with kept.open("rb") as file, np.load(file) as arrays:  # a damaged archive would leave its own file open
             return arrays["points"], arrays["images"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         points, images = render(font)

@@ -12,18 +12,22 @@ from autotuner.diffusion.data.dataset import Dataset
 from autotuner.diffusion.data.digits import digits
 from autotuner.diffusion.data.emoji import EDGE, read_emoji
 from autotuner.diffusion.data.folder import FOLDER_EDGE, read_folder
+from autotuner.diffusion.data.hub import read_hub
 from autotuner.diffusion.data.idx import IDX_NAMES, read_idx_directory
 from autotuner.errors import DatasetError
 
 CACHE = Path("~/.cache/autotuner")
 LAST_RESORT = "scikit-learn"
+HUB = "hf:"
+"""What a name or folder for the library ``datasets`` begins with."""
 
 
 def find(source: Path | str | None = None, cache: Path | None = None, *, resolution: int | None = None) -> Dataset:
     """The images that ``source`` names; None: the best that this machine offers.
 
-    A source is ``fashion-mnist``, ``emoji``, ``digits`` or a path (idx files, or a folder of pictures). ``resolution`` is the
-    edge length; None: the source's own. Raises DatasetError: with the allowed values, or with every attempt that was made.
+    A source is ``fashion-mnist``, ``emoji``, ``digits``, ``hf:`` and a name or folder for the library ``datasets``, or a path
+    (idx files, or a folder of pictures). ``resolution`` is the edge length; None: the source's own. Raises DatasetError: with
+    the allowed values, or with every attempt that was made.
     """
     cache = cache or CACHE.expanduser()
     dataset = _best(cache) if source is None else _named(str(source), cache, resolution)
@@ -33,6 +37,8 @@ def find(source: Path | str | None = None, cache: Path | None = None, *, resolut
 def _named(source: str, cache: Path, resolution: int | None) -> Dataset:
     if source in NAMED:
         return NAMED[source](cache, resolution)
+    if source.startswith(HUB):
+        return read_hub(source.removeprefix(HUB), resolution or FOLDER_EDGE)
     return _given(Path(source).expanduser(), resolution)
 
 
@@ -53,7 +59,7 @@ NAMED: dict[str, Callable[[Path, int | None], Dataset]] = {"fashion-mnist": _fas
 
 def _given(path: Path, resolution: int | None) -> Dataset:
     if not path.exists():
-        allowed = f"{', '.join(NAMED)} or the path of a folder of pictures or of idx files"
+        allowed = f"{', '.join(NAMED)}, {HUB}NAME_OR_PATH or the path of a folder of pictures or of idx files"
         raise DatasetError(f"{path} does not exist; allowed: {allowed}; for images, {fashion.FASHION_ADVICE}")
     if any((path / (stem + suffix)).is_file() for stem in IDX_NAMES for suffix in (".gz", "")):
         return read_idx_directory(path, path.name, f"idx files of {path}")
