@@ -1,4 +1,4 @@
-"""Writes the tables of ``knobs.md``, ``protocol.md`` and ``engine.md`` from the code: ``python docs/generate.py``; a test finds drift."""
+"""Writes the tables of the documents from the code: ``python docs/generate.py``; a test finds drift."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "data": ("resolution",),
     "noise": ("process", "beta_schedule", "weighting", "sigma_min", "sigma_max"),
     "knobs": (
-        "resolutions", "micro_batch", "micro_batches", "sampling_steps", "sampling_ladder", "cache_limit", "cache_limits", "pace",
-        "max_shapes",
+        "resolutions", "micro_batch", "micro_batches", "sampling_steps", "sampling_ladder", "cache_limit", "cache_limits",
+        "pace", "max_shapes",
     ),
     "distillation": ("student_ladder", "student_learning_rate"),
     "evaluation": (
