@@ -189,7 +189,7 @@ class TrainerConfig:
         from autotuner.diffusion.noise import DENSITIES
 
         ladders: dict[str, tuple[float, tuple[float, ...]]] = {
-            "resolution": (self.resolution, self.resolutions),
+            "resolution": (self.resolution, forms.ladder(self.planned_views, self.resolution, self.resolutions)),
             "micro_batch": (self.micro_batch, self.micro_batches),
             "sampling_steps": (self.sampling_steps, self.sampling_ladder),
             "distill": (0, tuple(range(len(self.student_ladder) + 1))),

@@ -199,6 +199,18 @@ def check(config: Multires, network: str, fixed: Mapping[str, Any], batch: int, 
             )
 
 
+def ladder(config: Multires, full: int, resolutions: tuple[int, ...]) -> tuple[int, ...]:
+    """The resolution knob's ladder with the rungs that ``progressive`` climbs.
+
+    Raises ConfigurationError for rungs that are not below ``full``, and for more than MAX_SHAPES edges.
+    """
+    if any(edge >= full for edge in config.rungs):
+        raise ConfigurationError(f"multires.rungs {config.rungs!r}; allowed are edges below the full resolution of {full}")
+    if len(config.rungs) >= MAX_SHAPES:
+        raise ConfigurationError(f"multires.rungs {config.rungs!r} and the full edge; allowed are {MAX_SHAPES} shapes in all")
+    return tuple(sorted({*resolutions, *config.rungs})) if config.form == "progressive" else resolutions
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """The pixels of one view, uint8 or latents (count, edge, edge, channels), and where their tokens lie."""

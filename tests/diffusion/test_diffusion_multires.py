@@ -213,6 +213,17 @@ def test_what_cannot_be_done_is_refused_with_what_can(tiny_config, settings, nam
         replace(tiny_config, multires=settings)
 
 
+def test_rungs_of_progressive_join_the_ladder_of_the_knob(tiny_config):
+    config = replace(tiny_config, resolutions=(8,), multires={"form": "progressive", "rungs": [4, 6]})
+    assert config.declarations()["resolution"].values == (4, 6, 8)
+
+
+@pytest.mark.parametrize("rungs", [[4, 8], [12], list(range(2, 20, 2))])
+def test_rungs_that_the_pictures_do_not_allow_are_refused(make_trainer, rungs):
+    with pytest.raises(ConfigurationError, match="allowed are"):
+        make_trainer(multires={"form": "progressive", "rungs": rungs})
+
+
 def test_crops_need_a_network_that_takes_coordinates(tiny_config):
     with pytest.raises(ConfigurationError, match="needs the network 'dit'"):
         replace(tiny_config, network="unet", model={"width": 8, "depth": 2}, fixed={}, multires={"form": "crops", "rungs": [4]})
