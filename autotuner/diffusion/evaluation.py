@@ -14,7 +14,7 @@ from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.features import Features
 from autotuner.diffusion.held_out import HeldOut
 from autotuner.diffusion.precondition import Denoiser
-from autotuner.diffusion.sample import evaluations, generate, solve, student_schedule, teacher_schedule
+from autotuner.diffusion.sample import evaluations, generate, solve, student_schedule, teacher_schedule, to_pixels
 from autotuner.diffusion.stages import Stages
 
 QUALITY_SEED = 11
@@ -102,6 +102,10 @@ class Evaluator:
         self._show(who)
         return solve(self._probe, labels, self._shape, *way(self.config, who, steps, solver), seed)
 
+    def as_data(self, solutions: np.ndarray) -> np.ndarray:
+        """Solutions as the dataset has its images: uint8 pixels, or latents as they are."""
+        return to_pixels(solutions) if self.dataset.images.dtype == np.uint8 else solutions
+
     def evaluations(self, who: str, steps: int, solver: str | None = None) -> int:
         """Network evaluations that one image of ``who`` takes in ``steps`` steps."""
         levels, name = way(self.config, who, steps, solver)
@@ -119,7 +123,8 @@ class Evaluator:
 
     def quality(self, who: str, steps: int) -> float:
         """Frechet distance of ``quality_images`` samples from the training images."""
-        return self.features.distance(self.samples(who, steps, self.config.quality_images, QUALITY_SEED))
+        labels = np.arange(self.config.quality_images) % self.stages.classes
+        return self.features.distance(self.as_data(self.solutions(who, steps, labels, QUALITY_SEED)))
 
     def measure(self, step: int, seconds: float, images: int, with_quality: bool) -> Evaluated:
         """One evaluation, its values plain numbers; ``took_seconds`` is left to who holds the clock."""

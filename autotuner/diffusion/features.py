@@ -63,7 +63,8 @@ class PrincipalComponents(Features):
 def _flat(images: np.ndarray) -> np.ndarray:
     if images.shape[1] > LARGEST_EDGE:
         images = resize(images, LARGEST_EDGE)
-    return np.asarray(images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1)
+    values = images.reshape(len(images), -1).astype(np.float64)
+    return np.asarray(values / 127.5 - 1 if images.dtype == np.uint8 else values)  # floats are latents
 
 
 def _directions(centred: np.ndarray, components: int) -> np.ndarray:

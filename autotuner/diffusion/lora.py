@@ -24,6 +24,8 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
 """Attention projections of a CLIP text encoder."""
+TEXT_LEVEL = "text_model."
+"""A level of names that transformers 5 dropped in its text encoders; adapters exist with it and without."""
 
 
 class LoRALinear(nn.Linear):
@@ -181,8 +183,7 @@ def _set(module: nn.Module, rows: Sequence[Found]) -> None:
 
 
 def _own_name(name: str, known: Mapping[str, Any]) -> str:
-    # transformers 5 dropped this level of its text encoders; adapters exist with it and without.
-    return next((other for other in (name, name.removeprefix("text_model."), f"text_model.{name}") if other in known), name)
+    return next((other for other in (name, name.removeprefix(TEXT_LEVEL), TEXT_LEVEL + name) if other in known), name)
 
 
 def _ends(name: str, targets: Sequence[str]) -> bool:
@@ -200,7 +201,10 @@ def _described(adapted: Mapping[str, LoRALinear]) -> dict[str, Any]:
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": list(adapted),
-        "rank_pattern": {name: layer.rank for name, layer in adapted.items() if layer.rank != rank},
-        "alpha_pattern": {name: layer.alpha for name, layer in adapted.items() if layer.alpha != alpha},
+        # Names match by their ends, with transformers' old level and without it.
+        "target_modules": [name.removeprefix(TEXT_LEVEL) for name in adapted],
+        "rank_pattern": {name.removeprefix(TEXT_LEVEL): layer.rank for name, layer in adapted.items() if layer.rank != rank},
+        "alpha_pattern": {
+            name.removeprefix(TEXT_LEVEL): layer.alpha for name, layer in adapted.items() if layer.alpha != alpha
+        },
     }

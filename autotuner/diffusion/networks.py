@@ -9,13 +9,25 @@ import mlx.nn as nn
 
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.dit import DiT
+from autotuner.diffusion.published import captioned_unet, dit_2d, unet_2d
 from autotuner.diffusion.unet import UNet
 from autotuner.errors import ConfigurationError
 
 Build = Callable[..., nn.Module]
-"""Takes channels, classes and the full resolution, then the architecture's own parameters by keyword."""
+"""Takes the configuration, channels, classes and the full resolution, then the architecture's own parameters by keyword."""
 
-NETWORKS: dict[str, Build] = {"dit": DiT, "unet": UNet}
+
+def _own(kind: Callable[..., nn.Module]) -> Build:
+    return lambda config, *sizes, **parameters: kind(*sizes, **parameters)
+
+
+NETWORKS: dict[str, Build] = {
+    "dit": _own(DiT),
+    "unet": _own(UNet),
+    "unet2d": unet_2d,
+    "dit2d": dit_2d,
+    "stable_diffusion": captioned_unet,
+}
 """Label ``classes`` (one past the last) means no label, in all of them."""
 
 
@@ -27,4 +39,7 @@ def build_network(config: TrainerConfig, channels: int, classes: int, resolution
     if config.network not in NETWORKS:
         raise ConfigurationError(f"network {config.network!r}; allowed: {', '.join(NETWORKS)}")
     parameters: dict[str, Any] = {**config.model, **config.fixed}
-    return NETWORKS[config.network](channels, classes, resolution, **parameters)
+    try:
+        return NETWORKS[config.network](config, channels, classes, resolution, **parameters)
+    except TypeError as error:
+        raise ConfigurationError(f"network {config.network!r} with {', '.join(parameters)}: {error}") from error

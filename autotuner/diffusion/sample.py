@@ -44,8 +44,12 @@ def solve(
 def generate(
     denoiser: nn.Module, labels: np.ndarray, shape: tuple[int, int, int], sigmas: np.ndarray, solver: str, seed: int
 ) -> np.ndarray:
-    """uint8 images (count, height, width, channels), one for each label; the same seed gives the same noise."""
-    return to_pixels(solve(denoiser, labels, shape, sigmas, solver, seed))
+    """uint8 images (count, height, width, channels), one for each label; the same seed gives the same noise.
+
+    A network of latents decodes them itself: its images are larger than ``shape``.
+    """
+    decode = getattr(getattr(denoiser, "network", None), "decode", to_pixels)
+    return np.asarray(decode(solve(denoiser, labels, shape, sigmas, solver, seed)))
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:

@@ -20,7 +20,6 @@ from autotuner.diffusion.quality.frechet import frechet_distance
 from autotuner.diffusion.quality.kernel import BLOCKS, kernel_distance
 from autotuner.diffusion.quality.neighbours import NEIGHBOURS, neighbourhood
 from autotuner.diffusion.quality.sets import require_comparable
-from autotuner.diffusion.sample import to_pixels
 
 STEPS: dict[str, tuple[int, ...]] = {"teacher": (4, 16), "student": (4,)}
 FEWEST_IMAGES = 2 * BLOCKS
@@ -162,7 +161,7 @@ def _row(
     steps: int,
     exact: paired.Converged | None,
 ) -> Row:
-    found = space.project(to_pixels(evaluator.solutions(who, steps, labels, NOISE_SEED)))
+    found = space.project(evaluator.as_data(evaluator.solutions(who, steps, labels, NOISE_SEED)))
     return Row(
         who,
         steps,
@@ -182,7 +181,7 @@ def _paired(
     evaluator: Evaluator, space: Features, labels: np.ndarray, who: str, steps: int, exact: paired.Converged
 ) -> tuple[float, float]:
     images = evaluator.solutions(who, steps, labels[: len(exact.images)], PAIRED_SEED)
-    projected, converged = (space.project(to_pixels(part)) for part in (images, exact.images))
+    projected, converged = (space.project(evaluator.as_data(part)) for part in (images, exact.images))
     return paired.rms(images, exact.images), paired.feature_error(projected, converged)
 
 

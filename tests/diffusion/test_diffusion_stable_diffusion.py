@@ -1,0 +1,254 @@
+"""Whole pipelines beside diffusers', from the same folder and the same noise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipeline import open_pipeline, write_pipeline
+
+from autotuner.diffusion import lora
+from autotuner.diffusion.blas import mx
+from autotuner.diffusion.scheduler import Scheduler
+from autotuner.diffusion.stable_diffusion import StableDiffusion
+from autotuner.errors import ConfigurationError
+
+PROMPTS = ["the red cat", "a square, and the BLUE round thing"]
+NEGATIVE = "the of"
+VARIANTS = {
+    "epsilon": {},
+    "v prediction": {"scheduler": {"prediction_type": "v_prediction"}},
+    "trailing, ends at zero": {"scheduler": {"timestep_spacing": "trailing", "set_alpha_to_one": True}},
+    "two encoders": {"xl": True},
+}
+
+
+@pytest.fixture(scope="module", params=sorted(VARIANTS))
+def folder(request, tmp_path_factory):
+    return write_pipeline(tmp_path_factory.mktemp("pipeline"), **VARIANTS[request.param])
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    return StableDiffusion.load(folder), open_pipeline(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return write_pipeline(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def ours(plain):
+    return StableDiffusion.load(plain)
+
+
+def of_theirs(pipeline, noise, **changes):
+    """Latents (channels last, standardised) and uint8 pictures."""
+    told = {"prompt": PROMPTS, "negative_prompt": [NEGATIVE] * 2, "num_inference_steps": 8, "guidance_scale": 5.0} | changes
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = torch.tensor(np.array(noise).transpose(0, 3, 1, 2))
+        size = {"height": noise.shape[1] * 2, "width": noise.shape[2] * 2}
+        latents = pipeline(latents=start, output_type="latent", **size, **told).images.numpy()
+        decoded = pipeline.vae.decode(torch.tensor(latents) / pipeline.vae.config.scaling_factor).sample.numpy()
+    pictures = np.clip(np.rint(decoded.transpose(0, 2, 3, 1) * 127.5 + 127.5), 0, 255)
+    return latents.transpose(0, 2, 3, 1), pictures
+
+
+def apart(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_latents_and_pictures_are_those_of_diffusers(both, guidance):
+    ours, theirs = both
+    noise = ours.noise(2, 24, 16, seed=4)
+    levels = ours.scheduler.levels(8)
+    latents = ours.sample(noise * np.sqrt(1 + levels[0] ** 2), levels, PROMPTS, NEGATIVE, guidance, "ddim")
+    expected, pictures = of_theirs(theirs, noise, guidance_scale=guidance)
+    assert apart(latents, expected) < 1e-3
+    assert np.abs(ours.decode(latents).astype(int) - pictures).max() <= 2
+
+
+def test_an_empty_negative_prompt_is_told_as_diffusers_tells_it(both):
+    ours, theirs = both
+    noise = ours.noise(2, 16, 16, seed=4)
+    levels = ours.scheduler.levels(4)
+    latents = ours.sample(noise * np.sqrt(1 + levels[0] ** 2), levels, PROMPTS, "", 5.0, "ddim")
+    assert apart(latents, of_theirs(theirs, noise, negative_prompt=None, num_inference_steps=4)[0]) < 1e-3
+
+
+def test_the_whole_way_from_text_is_what_its_parts_make(both):
+    ours, theirs = both
+    pictures = ours.text_to_image(PROMPTS, NEGATIVE, steps=8, guidance=5.0, solver="ddim", seed=4, height=24, width=16)
+    assert pictures.shape == (2, 24, 16, 3)
+    assert pictures.dtype == np.uint8
+    assert np.abs(pictures.astype(int) - of_theirs(theirs, ours.noise(2, 24, 16, seed=4))[1]).max() <= 2
+
+
+def test_image_to_image_begins_where_diffusers_does(ours, plain):
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    pipeline = open_pipeline(plain)
+    theirs = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    start = torch.tensor(ours.encode(images).transpose(0, 3, 1, 2))
+    noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        told = {"strength": 0.5, "num_inference_steps": 8, "guidance_scale": 3.0, "output_type": "latent"}
+        expected = theirs(PROMPTS, start, generator=torch.Generator().manual_seed(5), **told).images.numpy()
+    levels = ours.scheduler.levels(8)[-5:]
+    x = mx.array(ours.encode(images)) + levels[0] * mx.array(noise.numpy().transpose(0, 2, 3, 1))
+    assert apart(ours.sample(x, levels, PROMPTS, "", 3.0, "ddim"), expected.transpose(0, 2, 3, 1)) < 1e-3
+
+
+def test_weak_image_to_image_stays_near_its_image_and_strong_leaves_it(ours):
+    images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    away = [
+        np.abs(
+            ours.encode(ours.image_to_image(images, ["cat"], strength=strength, steps=20, guidance=1)) - ours.encode(images)
+        ).mean()
+        for strength in (0.05, 1.0)
+    ]
+    assert away[0] < away[1]
+
+
+def test_encoding_is_the_mean_that_diffusers_encodes(ours, plain):
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    vae = open_pipeline(plain).vae
+    with torch.no_grad():
+        mean = vae.encode(torch.tensor(images.transpose(0, 3, 1, 2) / 127.5 - 1, dtype=torch.float32)).latent_dist.mean
+    expected = (mean * vae.config.scaling_factor).numpy().transpose(0, 2, 3, 1)
+    assert apart(ours.encode(images), expected) < 1e-4
+
+
+def test_every_solver_and_schedule_ends_near_the_same_picture(ours):
+    noise = ours.noise(1, 16, 16, seed=1)
+
+    def latents(solver, schedule, steps):
+        levels = ours.scheduler.levels(steps, schedule)
+        return ours.sample(noise * levels[0], levels, ["red cat"], "", 2.0, solver)
+
+    reference = latents("heun", "published", 100)
+    assert apart(latents("dpmpp_2m", "published", 50), reference) < 0.05
+    assert apart(latents("unipc", "log_snr", 50), reference) < 0.05
+    assert apart(latents("euler", "karras", 200), reference) < 0.1
+
+
+def test_the_seed_alone_decides_the_noise_and_every_step_is_shown(ours):
+    seen = []
+    first = ours.text_to_image(["cat"], steps=3, seed=3, watch=seen.append)
+    again = ours.text_to_image(["cat"], steps=3, seed=3)
+    other = ours.text_to_image(["cat"], steps=3, seed=4)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert [step.number for step in seen] == [1, 2, 3]
+
+
+def test_half_precision_stays_near(plain, ours):
+    half = StableDiffusion.load(plain, mx.float16)
+    assert half.unet.conv_in.weight.dtype == mx.float16
+    levels = ours.scheduler.levels(8)
+    noise = ours.noise(1, 16, 16, seed=1) * levels[0]
+    latents = [pipeline.sample(noise, levels, ["red cat"], "", 2.0, "ddim") for pipeline in (half, ours)]
+    assert apart(*latents) < 0.02
+
+
+def test_an_adapter_of_both_networks_computes_what_diffusers_computes(plain, tmp_path):
+    ours, theirs = StableDiffusion.load(plain), open_pipeline(plain)
+    lora.add(ours.unet, 3, 6.0)
+    lora.add(ours.text.encoders["text_encoder"], 2, targets=lora.TEXT)
+    mx.random.seed(0)
+    for module in (ours.unet, ours.text.encoders["text_encoder"]):
+        for layer in lora.layers(module).values():
+            layer.lora_B.weight = 0.3 * mx.random.normal(layer.lora_B.weight.shape)
+    ours.save_adapter(tmp_path)
+    noise = ours.noise(2, 16, 16, seed=4)
+    levels = ours.scheduler.levels(4)
+    start = noise * np.sqrt(1 + levels[0] ** 2)
+    latents = ours.sample(start, levels, PROMPTS, NEGATIVE, 5.0, "ddim")
+    without = of_theirs(theirs, noise, num_inference_steps=4)[0]
+    theirs.load_lora_weights(tmp_path, local_files_only=True)
+    assert apart(latents, of_theirs(theirs, noise, num_inference_steps=4)[0]) < 1e-3
+    assert apart(latents, without) > 1e-2
+    again = StableDiffusion.load(plain)
+    again.load_adapter(tmp_path)
+    assert np.array_equal(again.sample(start, levels, PROMPTS, NEGATIVE, 5.0, "ddim"), latents)
+
+
+def test_a_prompt_that_is_cut_is_logged(ours, caplog):
+    ours.condition(["the " * 80 + "cat"], "", 1.0, (16, 16))
+    assert "lost='the the the the the cat'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "dpm"}, "solver 'dpm'; allowed: euler"),
+        ({"schedule": "cubic"}, "schedule 'cubic'; allowed: published"),
+        ({"steps": 0}, "sampling steps 0"),
+        ({"height": 17}, "height 17, width 16; allowed are multiples of 2"),
+        ({"negative": ["a", "b"]}, "2 negative prompts for 1 prompts"),
+    ],
+)
+def test_wrong_wishes_are_refused_with_what_is_allowed(ours, changes, message):
+    with pytest.raises(ConfigurationError) as caught:
+        ours.text_to_image(["cat"], **changes)
+    assert message in str(caught.value)
+
+
+def test_wrong_pictures_are_refused(ours):
+    with pytest.raises(ConfigurationError, match="multiples of 2"):
+        ours.image_to_image(np.zeros((1, 15, 16, 3), np.uint8), ["cat"])
+    with pytest.raises(ConfigurationError, match=r"strength 0.*2 images for 1 prompts"):
+        ours.image_to_image(np.zeros((2, 16, 16, 3), np.uint8), ["cat"], strength=0)
+
+
+def test_another_pipeline_is_refused_by_name(plain, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(plain, folder)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(ConfigurationError, match="a FluxPipeline; allowed are StableDiffusionPipeline"):
+        StableDiffusion.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"prediction_type": "sample"}, "prediction_type = 'sample'"),
+        ({"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid'"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr = True"),
+        ({"num_train_timesteps": 500}, "num_train_timesteps = 500"),
+    ],
+)
+def test_noise_that_is_not_implemented_is_refused(told, message):
+    with pytest.raises(ConfigurationError) as caught:
+        Scheduler.read(told, "here")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 7, 20, 1000])
+def test_timesteps_are_those_of_diffusers(spacing, steps):
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler(timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    assert Scheduler.read({"timestep_spacing": spacing}, "here").timesteps(steps).tolist() == theirs.timesteps.tolist()
+
+
+def test_what_a_file_leaves_out_is_what_diffusers_supposes():
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler()
+    kept = theirs.alphas_cumprod.double().numpy()
+    ours = Scheduler.read({}, "here")
+    assert ours.table == pytest.approx(np.sqrt((1 - kept) / kept), rel=1e-4)
+    assert ours.set_alpha_to_one
+    assert ours.steps_offset == 0
