@@ -85,7 +85,7 @@ def _train(recipe: Recipe, config: Any, dataset: Any, resumed: Path | None, *, h
     attached: Any = NoRun()
     if hook:
         config, attached = launch.attached(
-            config, state_directory=recipe.state_directory, keep_architecture=recipe.keep_architecture, resumed=resumed
+            config, dataset, state_directory=recipe.state_directory, keep_architecture=recipe.keep_architecture, resumed=resumed
         )
     print(f"{dataset.origin}; {status().sentence}")
     with attached:

@@ -71,7 +71,7 @@ def _train(options: argparse.Namespace) -> int:
 
     dataset = data.find(options.data)
     config = _configured(presets.find(options.preset), dataset, options)
-    config, run = _attached(config, options)
+    config, run = _attached(config, dataset, options)
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"{dataset.origin}; {status().sentence}")
     injection = Injection(options.injected) if options.injected else None
@@ -106,7 +106,7 @@ def _configured(config: Any, dataset: Any, options: argparse.Namespace) -> Any:
     return replace(presets.fitted(replace(config, model=model), dataset), **chosen)
 
 
-def _attached(config: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+def _attached(config: Any, dataset: Any, options: argparse.Namespace) -> tuple[Any, Any]:
     from autotuner.diffusion import checkpoint, launch
     from autotuner.diffusion.inert import NoRun
 
@@ -115,6 +115,7 @@ def _attached(config: Any, options: argparse.Namespace) -> tuple[Any, Any]:
     planned = config
     config, run = launch.attached(
         config,
+        dataset,
         state_directory=options.state_dir,
         keep_architecture=options.keep_architecture,
         resumed=options.out / checkpoint.FILE_NAME if options.resume else None,

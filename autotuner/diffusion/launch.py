@@ -9,6 +9,7 @@ from typing import Any
 
 from autotuner.diffusion import checkpoint, features, presets
 from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.trainer import Progress, Trainer
 from autotuner.hook import attach, knob
 
@@ -17,6 +18,7 @@ SAVE_EVERY_SECONDS = 60.0
 
 def attached(
     config: TrainerConfig,
+    dataset: Dataset,
     *,
     space: dict[str, list[int]] | None = None,
     state_directory: Path | None = None,
@@ -42,7 +44,7 @@ def attached(
         framework="mlx",
         budget_seconds=config.seconds,
         budget_steps=config.steps,
-        quality_metric=features.NAME,
+        quality_metric=features.metric_name(config.quality_features, dataset),
         search_space=space if space is not None else presets.SEARCH_SPACE.get(config.network, {}),
         state_dir=state_directory,
         auto=False,

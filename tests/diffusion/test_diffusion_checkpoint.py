@@ -156,14 +156,14 @@ def test_the_command_trains_resumes_and_samples(tmp_path, capsys, monkeypatch):
     assert "from step 3" in capsys.readouterr().out
 
 
-def test_a_resumed_run_tells_the_hook_the_values_that_it_resumes_with(tiny_config, make_trainer, take, tmp_path):
+def test_a_resumed_run_tells_the_hook_the_values_that_it_resumes_with(tiny_config, stripes, make_trainer, take, tmp_path):
     first = make_trainer()
     first.set_knob("resolution", 4)
     first.set_knob("lr_scale", 0.5)
     take(first, 2)
     checkpoint.save(first, tmp_path / checkpoint.FILE_NAME)
     options = command.parser().parse_args(["train", "--out", str(tmp_path), "--state-dir", str(tmp_path), "--resume"])
-    _, run = command._attached(tiny_config, options)
+    _, run = command._attached(tiny_config, stripes, options)
     second = make_trainer(run)
     checkpoint.restore(second, tmp_path / checkpoint.FILE_NAME)
     with run:

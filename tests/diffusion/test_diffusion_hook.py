@@ -14,10 +14,10 @@ from autotuner.messages import Acknowledgement, Declaration, Evaluation, Goodbye
 
 
 @pytest.fixture
-def attached(tiny_config, tmp_path):
+def attached(tiny_config, stripes, tmp_path):
     """Configuration and run as the command line makes them."""
     options = command.parser().parse_args(["train", "--out", str(tmp_path), "--state-dir", str(tmp_path)])
-    return command._attached(tiny_config, options)
+    return command._attached(tiny_config, stripes, options)
 
 
 def ask(run, **values):
