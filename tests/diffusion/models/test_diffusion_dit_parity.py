@@ -79,6 +79,23 @@ def test_output_gradients_and_way_back_agree_with_diffusers(case, published, tmp
     assert ours.null_label == 7
 
 
+@pytest.mark.slow
+def test_the_published_dit_agrees_with_diffusers(published, tmp_path):
+    """675 million weights, once, on latents of 8 x 8: the output and the gradient of the input, to spare memory."""
+    theirs = build(published("dit-xl-2-256", **TODAY)).requires_grad_(False)
+    theirs.save_pretrained(tmp_path)
+    x = torch.from_numpy(noise(2, 4, 8, 8)).requires_grad_()
+    expected = call_torch(theirs, x)
+    expected.square().mean().backward()
+    wanted = [array.detach().permute(0, 2, 3, 1).numpy() for array in (expected, x.grad)]
+    del theirs, expected
+    ours = load(DiTTransformer2DModel, tmp_path)
+    image = mx.array(noise(2, 4, 8, 8).transpose(0, 2, 3, 1))
+    slope = mx.grad(lambda given: mx.square(call_mlx(ours, given)).mean())(image)
+    for got, other in zip((call_mlx(ours, image), slope), wanted, strict=True):
+        assert error(np.array(got), other) < BOUND
+
+
 def test_a_folder_of_the_class_that_dits_were_published_under_is_loaded(published, tmp_path):
     theirs = build(small(published))
     theirs.save_pretrained(tmp_path)
