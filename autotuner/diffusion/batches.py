@@ -31,6 +31,8 @@ class Given(NamedTuple):
     """(count,), in the order of the views."""
     shown: list[Shown]
     """The pictures of each view."""
+    weights: np.ndarray
+    """float32 (count,): 0 for a picture that only fills up the shape."""
 
 
 def preparing(dataset: Dataset, seed: int, full: int, patch: int) -> Callable[[Wanted], Given]:
@@ -38,12 +40,13 @@ def preparing(dataset: Dataset, seed: int, full: int, patch: int) -> Callable[[W
 
     def prepare(wanted: Wanted) -> Given:
         generator = np.random.default_rng([seed, wanted.step, 2])
-        first, labels, shown = wanted.first_image, [], []
+        first, labels, shown, weights = wanted.first_image, [], [], []
         for view in wanted.views:
             batch = dataset.batch(first, view.count(wanted.count), seed, full if view.crop else view.edge)
             labels.append(batch.labels)
+            weights.append(batch.weights)
             shown.append(show(view, batch.images, full, patch, generator))
             first += len(batch.labels)
-        return Given(np.concatenate(labels), shown)
+        return Given(np.concatenate(labels), shown, np.concatenate(weights))
 
     return prepare

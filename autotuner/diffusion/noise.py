@@ -102,7 +102,7 @@ def draw_sigma(
     return mx.exp(base.low + width * (bin_index + within)) * scale, weights[bin_index]
 
 
-def resolution_scale(resolution: int, full_resolution: int) -> float:
+def resolution_scale(resolution: float, full_resolution: int) -> float:
     """Factor on sigma that keeps the signal-to-noise ratio of an area-averaged image: noise averages out with sqrt(pixels)."""
     return resolution / full_resolution
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import mlx.nn as nn
@@ -113,7 +114,7 @@ class Stages:
 
     def draw(self, images: np.ndarray, labels: np.ndarray, step: int, teacher_steps: int) -> list[mx.array]:
         """All randomness of one optimizer step, for the whole batch: micro-batches only slice it."""
-        count, resolution = len(images), images.shape[1]
+        count, resolution = len(images), math.sqrt(images.shape[1] * images.shape[2])
         keys = mx.random.split(mx.random.key(self._config.seed * 1_000_003 + step), 4)
         kept = mx.random.uniform(shape=(count,), key=keys[0]) >= self._config.label_dropout
         label = mx.where(kept, mx.array(labels.astype(np.int32)), self.classes)

@@ -280,7 +280,8 @@ class Trainer:
         given = self.batches.take(Wanted(self.images, batch, self.step, views))
         if views == (View(views[0].edge),):
             [whole] = given.shown
-            return [self.stages.draw(whole.images, given.labels, self.step, teacher_steps(self._stage_progress()))]
+            drawn = self.stages.draw(whole.images, given.labels, self.step, teacher_steps(self._stage_progress()))
+            return [drawn if given.weights.all() else [drawn[0] * mx.array(given.weights), *drawn[1:]]]
         return self.stages.draw_views(given.shown, given.labels, self.step)
 
     def _learning_rate(self) -> float:

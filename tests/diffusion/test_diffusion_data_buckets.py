@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields, replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from autotuner.diffusion.data import read_buckets
+from autotuner.diffusion.data import BucketedDataset, read_buckets
 from autotuner.diffusion.data.shapes import Shape, _candidates, assign, choose_shapes, cut
+from autotuner.diffusion.trainer import Trainer
 from autotuner.errors import DatasetError
 
 
@@ -113,3 +115,30 @@ def test_captions_stay_with_their_pictures_and_squares_serve_the_evaluation(fold
 def test_a_position_between_two_batches_is_refused(folder):
     with pytest.raises(DatasetError, match="position 12, batch of 8"):
         read_buckets(folder, 16, 4, held_out=4).batch(12, 8, 1, 16)
+
+
+def test_a_training_takes_batches_of_the_pictures_own_shapes(folder, tiny_config):
+    dataset = read_buckets(folder, 16, 4, held_out=4)
+    unet = {"network": "unet", "model": {"width": 8, "depth": 2}, "fixed": {}, "resolution": 16, "resolutions": (8, 16)}
+    config = replace(tiny_config, **unet, steps=12, batch=8, micro_batch=8, micro_batches=(4, 8), held_out_images=4)
+    trainer, seen = Trainer(config, dataset), []
+    taken, trainer.batches.take = trainer.batches.take, lambda wanted: seen.append(taken(wanted)) or seen[-1]
+    records = list(trainer.steps())
+    assert {given.shown[0].images.shape[1:3] for given in seen} == set(dataset.shapes_at(16))
+    assert all(np.isfinite(record.loss) for record in records)
+
+
+def test_a_picture_that_only_fills_up_a_batch_teaches_nothing(folder, tiny_config):
+    class Changed(BucketedDataset):
+        def batch(self, *request):
+            batch = super().batch(*request)
+            return batch._replace(images=np.where(batch.weights[:, None, None, None] == 0, 255 - batch.images, batch.images))
+
+    def losses(dataset):
+        unet = {"network": "unet", "model": {"width": 8, "depth": 2}, "fixed": {}, "resolution": 16, "resolutions": (8, 16)}
+        sizes = {"batch": 8, "micro_batch": 8, "micro_batches": (4, 8), "held_out_images": 4, "steps": 7}
+        return [record.loss for record in Trainer(replace(tiny_config, **unet, **sizes), dataset).steps()]
+
+    dataset = read_buckets(folder, 16, 4, held_out=4)
+    same = {field.name: getattr(dataset, field.name) for field in fields(dataset) if field.name != "_resized"}
+    assert losses(Changed(**same)) == losses(dataset)

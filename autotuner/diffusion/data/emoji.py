@@ -151,8 +151,8 @@ def _cached(font: Font, cache: Path) -> tuple[np.ndarray, np.ndarray]:
         points, images = render(font)
     kept.parent.mkdir(parents=True, exist_ok=True)
     part = kept.with_name(kept.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, points=points, images=images)
+    with part.open("wb") as written:
+        np.savez_compressed(written, points=points, images=images)
     part.replace(kept)
     return points, images
 
