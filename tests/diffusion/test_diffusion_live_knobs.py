@@ -170,11 +170,11 @@ def schedule(config, steps, changes, seed):
     return plan
 
 
-def compare(tiny_config, make_trainer, tmp_path, steps, changes):
+def compare(make_trainer, stripes, tmp_path, steps, changes):
     made = {**SMALL, "steps": steps, "model": {"width": 16, "depth": 1, "mlp_ratio": 2}}
     config = make_trainer(**made).config
     plan = schedule(config, steps, changes, seed=3)
-    _, run = launch.attached(config, state_directory=tmp_path)
+    _, run = launch.attached(config, stripes, state_directory=tmp_path)
     daemon, records, revisions = Daemon(run), [], {}
     told = []
     with run:
@@ -196,10 +196,8 @@ def compare(tiny_config, make_trainer, tmp_path, steps, changes):
 
 
 @pytest.mark.parametrize(("steps", "changes"), [(300, 290), pytest.param(2100, 2000, marks=pytest.mark.slow)])
-def test_random_changes_through_the_hook_learn_what_the_script_alone_learns(
-    tiny_config, make_trainer, tmp_path, steps, changes
-):
-    trainer, records, by_script, told, plan, revisions = compare(tiny_config, make_trainer, tmp_path, steps, changes)
+def test_random_changes_through_the_hook_learn_what_the_script_alone_learns(make_trainer, stripes, tmp_path, steps, changes):
+    trainer, records, by_script, told, plan, revisions = compare(make_trainer, stripes, tmp_path, steps, changes)
     assert len(plan) == changes
     assert [r.loss.hex() for r in records] == [r.loss.hex() for r in by_script]
     assert [r.step for r in records] == list(range(1, steps + 1))
@@ -228,10 +226,10 @@ def check_shapes(trainer, records):
     assert len(trainer.shapes) <= 2 * 8
 
 
-def test_a_daemon_that_asks_for_a_ninth_shape_is_refused(tiny_config, make_trainer, take, tmp_path):
+def test_a_daemon_that_asks_for_a_ninth_shape_is_refused(make_trainer, stripes, take, tmp_path):
     made = {"micro_batches": (2, 4, 8, 16), "steps": 100}
     config = make_trainer(**made).config
-    _, run = launch.attached(config, state_directory=tmp_path)
+    _, run = launch.attached(config, stripes, state_directory=tmp_path)
     daemon = Daemon(run)
     with run:
         trainer = make_trainer(run, **made)
