@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import mlx.nn as nn
 
+from autotuner.diffusion import activations
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.models import config as c
 from autotuner.diffusion.models.blocks import DownBlock2D, MidBlock2D, Runner, run_again, run_plainly
@@ -100,7 +101,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x, _ = block(x, None, run=run)
-        return self.conv_out(nn.silu(self.conv_norm_out(self.mid_block(x, run=run))))
+        return self.conv_out(activations.silu(self.conv_norm_out(self.mid_block(x, run=run))))
 
 
 class Decoder(nn.Module):
@@ -129,7 +130,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x), run=run)
         for block in self.up_blocks:
             x = block(x, run=run)
-        return self.conv_out(nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(activations.silu(self.conv_norm_out(x)))
 
 
 def _middle(config: c.ModelConfig, options: ResnetOptions) -> MidBlock2D:

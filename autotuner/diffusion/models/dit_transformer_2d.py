@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import mlx.nn as nn
 import numpy as np
 
+from autotuner.diffusion import activations
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.models import config as c
 from autotuner.diffusion.models.blocks import run_again, run_plainly
@@ -21,7 +22,7 @@ from autotuner.errors import ConfigurationError
 NORM_EPS = 1e-6
 """Of every norm but the one before the feed-forward layer, whose own is in the configuration."""
 TIME_FEATURES = 256
-ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {"gelu-approximate": nn.gelu_approx, "gelu": nn.gelu}
+ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {"gelu-approximate": activations.gelu_tanh, "gelu": nn.gelu}
 
 LEGACY_CLASS = "Transformer2DModel"
 """The class that DiTs were published under; its defaults are not those of the later one, so its files must say these keys."""

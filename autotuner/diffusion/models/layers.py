@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import mlx.nn as nn
 import numpy as np
 
+from autotuner.diffusion import activations
 from autotuner.diffusion.blas import mx
 
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
-    "silu": nn.silu,
-    "swish": nn.silu,
+    "silu": activations.silu,
+    "swish": activations.silu,
     "gelu": nn.gelu,
     "relu": nn.relu,
     "mish": nn.mish,

@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.nn as nn
 
+from autotuner.diffusion import activations
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.models.blocks import DownBlock2D, MidBlock2D, UpBlock2D, run_again, run_plainly
 from autotuner.diffusion.models.config import (
@@ -248,7 +249,7 @@ class UNet2DModel(UNet):
         about_class = self._class(class_labels)
         x = self._levels(sample, embedding if about_class is None else embedding + about_class)
         # The last activation is always this one, whatever act_fn says.
-        x = self.conv_out(nn.silu(x))
+        x = self.conv_out(activations.silu(x))
         if self.config["time_embedding_type"] == "fourier":
             x = (x / timestep.reshape(-1, 1, 1, 1)).astype(x.dtype)
         return x
