@@ -11,9 +11,12 @@ from typing import NamedTuple, cast
 
 from autotuner.diffusion.blas import mx
 
-SCORES_PER_CHUNK = 2**23
-"""Scores held at a time (32 MiB in float32). benchmarks/attention.py: fewer save little memory beside q, k, v and their
-gradients, and leave a GPU products too thin to fill it; with no more than these there is nothing worth computing twice."""
+SCORES_PER_CHUNK = 2**21
+"""Scores in a chunk (8 MiB in float32). MLX queues about ten operations ahead and allocates for them, so ten times as much is
+held; smaller chunks save little beside q, k, v and their gradients, and larger ones are no faster (benchmarks/attention.py)."""
+
+FEWEST_QUERIES = 16
+"""In a chunk, however many heads and keys there are: products of fewer rows only read memory."""
 
 _scores_per_chunk = SCORES_PER_CHUNK
 
@@ -31,8 +34,8 @@ def set_scores_per_chunk(scores: int) -> int:
 
 
 def queries_at_a_time(batch: int, heads: int, queries: int, keys: int) -> int:
-    """Queries in a chunk: all of them where their scores fit, otherwise as many as fit, and at least one."""
-    return min(queries, max(1, _scores_per_chunk // (batch * heads * keys)))
+    """Queries in a chunk: all of them where their scores fit, otherwise as many as fit, with a least number."""
+    return min(queries, max(FEWEST_QUERIES, _scores_per_chunk // (batch * heads * keys)))
 
 
 def attention(
@@ -72,7 +75,7 @@ def _chunked(scale: float, queries: int) -> Callable[..., mx.array]:
     """Attention of ``queries`` queries at a time, with the gradient of FlashAttention (Dao et al. 2022, algorithm 4).
 
     One chunk sees all keys, so that a row's softmax needs no running maximum. Every chunk depends on the one before:
-    the graph alone would let MLX hold the scores of many chunks at once (measured three times the peak).
+    without that the graph's order lets MLX hold the scores of all chunks at once.
     """
 
     @mx.custom_function

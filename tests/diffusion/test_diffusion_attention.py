@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autotuner.diffusion import attention as module
-from autotuner.diffusion.attention import SCORES_PER_CHUNK, attention, queries_at_a_time, set_scores_per_chunk
+from autotuner.diffusion.attention import FEWEST_QUERIES, SCORES_PER_CHUNK, attention, queries_at_a_time, set_scores_per_chunk
 from autotuner.diffusion.blas import mx
 
 BATCH, HEADS, QUERIES, SIZE = 2, 3, 13, 4
@@ -106,23 +106,23 @@ def test_half_precision_stays_near_float32(dtype, bound):
 
 
 def test_few_scores_are_taken_at_once_and_many_in_chunks_that_fit():
-    assert queries_at_a_time(1, 8, 1024, 1024) == 1024
+    assert queries_at_a_time(1, 8, 256, 256) == 256
     many = queries_at_a_time(4, 8, 4096, 4096)
     assert many < 4096
     assert 4 * 8 * many * 4096 <= SCORES_PER_CHUNK
-    assert queries_at_a_time(64, 16, 2**14, 2**14) == 1
+    assert queries_at_a_time(64, 16, 2**14, 2**14) == FEWEST_QUERIES
 
 
 def test_the_limit_that_is_set_decides(monkeypatch):
     sizes = []
     real = module._chunked
     monkeypatch.setattr(module, "_chunked", lambda scale, queries: sizes.append(queries) or real(scale, queries))
-    arrays = inputs()
+    arrays = inputs(keys=64, queries=32)
     attention(*arrays, scale=SCALE)
     assert sizes == []
-    assert set_scores_per_chunk(BATCH * HEADS * QUERIES * 4) == SCORES_PER_CHUNK
+    assert set_scores_per_chunk(BATCH * HEADS * 64 * 20) == SCORES_PER_CHUNK
     attention(*arrays, scale=SCALE)
-    assert sizes == [4]
+    assert sizes == [20]
 
 
 def test_a_limit_below_one_is_refused():
