@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -65,7 +66,9 @@ class StableDiffusion:
         """
         noise = self.noise(len(prompts), height, width, seed)
         levels = self.scheduler.levels(steps, schedule)
-        return self.decode(self.sample(noise * levels[0], levels, prompts, negative, guidance, solver, watch))
+        # Unit variance for the network, as in training: short grids begin where pictures would still show.
+        x = noise * math.hypot(1, levels[0])
+        return self.decode(self.sample(x, levels, prompts, negative, guidance, solver, watch))
 
     def image_to_image(
         self,

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+torch.set_num_threads(1)  # two threads spin for each other on a shared machine, and the models are tiny
+
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = ("red", "blue", "round", "square", "the", "cat", "and", "of")
 UNET = {
