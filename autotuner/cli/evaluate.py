@@ -27,6 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = recipe_of(arguments)
     steps = dict.fromkeys(STEPS, tuple(arguments.steps)) if arguments.steps else STEPS
     path = recipe.out / checkpoint.FILE_NAME
-    report = evaluate_checkpoint(path, recipe.dataset(), steps, arguments.images, arguments.paired_images)
+    report = evaluate_checkpoint(path, recipe.prepared()[0], steps, arguments.images, arguments.paired_images)
     print(json.dumps(report.to_dict()) if arguments.json else "\n".join(lines(report)))
     return OK

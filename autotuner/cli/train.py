@@ -61,8 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from autotuner.diffusion import checkpoint
 
     recipe = recipe_of(arguments)
-    dataset = recipe.dataset()
-    config = recipe.fitted(dataset)
+    dataset, config = recipe.prepared()
     if arguments.dry_run:
         print(json.dumps({"out": str(recipe.out), "images": dataset.origin, **config.to_dict()}, indent=1))
         return OK
@@ -77,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(recipe: Recipe, config: Any, dataset: Any, resumed: Path | None, *, hook: bool) -> int:
-    from autotuner.diffusion import checkpoint, launch, result
+    from autotuner.diffusion import checkpoint, finetune, launch, result
     from autotuner.diffusion.blas import status
     from autotuner.diffusion.inert import NoRun
     from autotuner.diffusion.trainer import Trainer
@@ -103,7 +102,10 @@ def _train(recipe: Recipe, config: Any, dataset: Any, resumed: Path | None, *, h
             return FOUND_WRONG
         print("measuring and drawing ...", flush=True)
         document = result.conclude(trainer, recipe.out)
+        exported = finetune.export(trainer, recipe.out)
     _summarise(document, recipe.out)
+    if exported is not None:
+        print(f"for diffusers: {exported}")
     return OK
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
@@ -17,9 +19,28 @@ PRESETS: dict[str, TrainerConfig] = {
         learning_rate=2e-3,
         seconds=1800.0,
     ),
+    "stable-diffusion-lora": TrainerConfig(
+        name="stable-diffusion-lora",
+        network="stable_diffusion",
+        model={},
+        fixed={"adapter": "lora", "rank": 8},
+        batch=4,
+        micro_batch=1,
+        micro_batches=(1, 2, 4),
+        seconds=3600.0,
+        learning_rate=1e-4,
+        weighting="min_snr",
+        student_ladder=(),
+        half_life_images=500,
+        gradient_checkpointing=True,
+        held_out_images=32,
+        quality_images=16,
+        quality_steps=8,
+        paired_images=0,
+    ),
     "unet-tiny": TrainerConfig(name="unet-tiny", network="unet", model={"width": 16, "depth": 3}, fixed={}, learning_rate=1e-3),
 }
-"""``fashion-tiny`` is for one CPU core and minutes, ``fashion-small`` for half an hour or a GPU."""
+"""``fashion-tiny`` is for one CPU core and minutes, ``fashion-small`` for half an hour or a GPU; Stable Diffusion needs one."""
 
 SEARCH_SPACE: dict[str, dict[str, list[int]]] = {
     "dit": {"width": [48, 64, 96], "depth": [2, 3, 4, 6], "mlp_ratio": [2, 3, 4]},
@@ -41,9 +62,17 @@ def find(name: str) -> TrainerConfig:
 
 def fitted(config: TrainerConfig, dataset: Dataset) -> TrainerConfig:
     """The configuration with a resolution ladder for the images, on multiples of what the network divides them by."""
-    unit = int(config.fixed.get("patch", 2 ** (int(config.model.get("depth", 1)) - 1)))
+    unit = _unit(config.network, {**config.model, **config.fixed})
     full = dataset.resolution
     if full % unit:
         raise ConfigurationError(f"images of {full} pixels; this network needs a multiple of {unit}")
     ladder = sorted({max(unit, round(full * share / unit) * unit) for share in LADDER_SHARES})
     return replace(config, resolution=full, resolutions=tuple(ladder))
+
+
+def _unit(network: str, parameters: Mapping[str, Any]) -> int:
+    """What edges must be multiples of: patches, or halvings from level to level."""
+    if network in ("dit", "dit2d"):
+        return int(parameters.get("patch" if network == "dit" else "patch_size", 2))
+    levels = len(parameters.get("block_out_channels", (0,) * 4)) if network == "unet2d" else int(parameters.get("depth", 1))
+    return 2 ** (levels - 1)

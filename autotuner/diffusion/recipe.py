@@ -13,6 +13,7 @@ from typing import Any
 from autotuner.diffusion import data, presets
 from autotuner.diffusion.config import NETWORKS, TrainerConfig
 from autotuner.diffusion.data import Dataset
+from autotuner.diffusion.data.find import CACHE
 from autotuner.errors import ConfigurationError
 
 TOP = ("name", "preset", "out")
@@ -58,6 +59,15 @@ class Recipe:
     def dataset(self) -> Dataset:
         """The images that the file asks for. Raises DatasetError."""
         return data.find(self.source, resolution=self.resolution)
+
+    def prepared(self) -> tuple[Dataset, TrainerConfig]:
+        """Images, or their latents, and the configuration for them. Raises DatasetError, ConfigurationError."""
+        from autotuner.diffusion import finetune
+
+        images = self.dataset()
+        if self.config.network == "stable_diffusion":
+            return finetune.prepared(self.config, self.given, images, CACHE.expanduser())
+        return images, self.fitted(images)
 
     def fitted(self, dataset: Dataset) -> TrainerConfig:
         """The configuration for these images. Raises ConfigurationError where the file contradicts them."""

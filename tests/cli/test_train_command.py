@@ -103,3 +103,44 @@ def test_a_wrong_value_is_answered_with_the_allowed_ones(config, change, complai
 def test_sampling_before_training_names_the_missing_checkpoint(config, capsys):
     assert main(["sample", str(config)]) == 1
     assert "checkpoint.safetensors is not a checkpoint" in capsys.readouterr().err
+
+
+@pytest.fixture
+def stable_diffusion(tmp_path, monkeypatch):
+    """A tiny folder with random weights, eight captioned pictures, and the file that fine-tunes one on the other."""
+    from PIL import Image
+
+    from autotuner.diffusion import recipe
+    from tests.diffusion.tiny_pipeline import write_pipeline
+
+    monkeypatch.setattr(recipe, "CACHE", tmp_path / "cache")
+    folder, pictures = write_pipeline(tmp_path / "pipeline"), tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(24):
+        colour, word = ((220, 20, 20), "red") if number % 2 else ((20, 20, 220), "blue")
+        Image.new("RGB", (16, 16), colour).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text(f"the {word} square")
+    path = tmp_path / "sd.toml"
+    path.write_text(
+        f'preset = "stable-diffusion-lora"\nout = "here"\n[data]\nsource = "{pictures}"\nresolution = 16\n'
+        f'[model]\nfolder = "{folder}"\nrank = 2\n[budget]\nsteps = 3\n[evaluation]\nevaluate_every_steps = 2\n'
+        "quality_images = 2\nquality_steps = 2\n"
+    )
+    return path
+
+
+def test_stable_diffusion_is_fine_tuned_from_one_file_and_leaves_an_adapter(stable_diffusion, capsys):
+    from autotuner.diffusion.lora_file import read
+
+    assert main(["train", str(stable_diffusion), "--no-hook"]) == 0
+    assert "for diffusers:" in capsys.readouterr().out
+    assert read(stable_diffusion.parent / "here")
+    assert main(["train", str(stable_diffusion), "--no-hook", "--set", "budget.steps=4"]) == 0
+    assert "continues at step 3" in capsys.readouterr().out
+    assert main(["sample", str(stable_diffusion), "--steps", "2", "--count", "2"]) == 0
+
+
+def test_a_folder_that_is_missing_is_asked_for(stable_diffusion, capsys):
+    stable_diffusion.write_text('preset = "stable-diffusion-lora"\n[data]\nsource = "digits"\n')
+    assert main(["train", str(stable_diffusion)]) == 2
+    assert "model.folder is missing" in capsys.readouterr().err
