@@ -92,6 +92,7 @@ SUITES = {
         {
             "fixed": {},
             "crops": _form("crops", 32, 0.5) | EMOJI,
+            "fixed-8": EMOJI,
             "levels": _form("levels", 32, 0.5) | EMOJI,
             "progressive": _form("progressive", 32, 0.3) | EMOJI,
             "mixed": _form("mixed", 32, 0.5, probability=0.75) | EMOJI,
