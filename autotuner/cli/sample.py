@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=_positive, default=16, help="sampling steps (default: %(default)s)")
     parser.add_argument("--count", type=_positive, default=32, help="images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=3, help="the same seed draws the same noise (default: %(default)s)")
+    parser.add_argument(
+        "--sigma-rel",
+        type=float,
+        metavar="W",
+        help="width of the average of weights, where training.ema is power (default: the one evaluated)",
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="PNG", help="default: sample-WHO-STEPS.png in the run's directory")
 
 
@@ -25,7 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     from autotuner.diffusion.sample import save_grid
 
     out = recipe_of(arguments).out
-    images = checkpoint.samples(out / checkpoint.FILE_NAME, arguments.who, arguments.steps, arguments.count, arguments.seed)
+    images = checkpoint.samples(
+        out / checkpoint.FILE_NAME, arguments.who, arguments.steps, arguments.count, arguments.seed, arguments.sigma_rel
+    )
     target = arguments.out or out / f"sample-{arguments.who}-{arguments.steps:02d}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     save_grid(images, str(target))

@@ -52,6 +52,13 @@ def test_one_file_trains_samples_and_evaluates(config, capsys):
     assert [row["steps"] for row in report["rows"]] == [2, 2]
 
 
+def test_any_width_of_average_can_be_drawn_from_where_snapshots_are_kept(config, capsys):
+    assert main(["train", str(config), "--no-hook", "--set", "training.ema=power"]) == 0
+    assert main(["sample", str(config), "--steps", "2", "--count", "2", "--sigma-rel", "0.07"]) == 0
+    assert main(["sample", str(config), "--steps", "2", "--who", "student", "--sigma-rel", "0.07"]) == 1
+    assert "snapshots are kept of the teacher only" in capsys.readouterr().err
+
+
 def test_the_same_command_again_says_that_it_is_finished_and_a_larger_budget_continues(config, capsys):
     main(["train", str(config), "--no-hook"])
     assert main(["train", str(config), "--no-hook"]) == 0
