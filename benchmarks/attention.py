@@ -24,7 +24,7 @@ REPEATS = 2
 CELLS = ((1024, 32), (4096, 8), (16384, 1))
 """Tokens, and heads of all images together: 4 images x 8 heads, 1 image x 8 heads, 1 head."""
 HELD_WHEN_PLAIN = 3
-"""Arrays as large as the scores that the plain backward pass holds at its peak (measured, beside q, k, v and their gradients)."""
+"""Arrays as large as the scores that the plain pass holds at its peak (measured, beside q, k, v and their gradients)."""
 LIMITS = tuple(2**power for power in range(19, 26))
 
 
