@@ -97,7 +97,7 @@ def ours(family: str, own: bool = False) -> Row:
     from autotuner.diffusion.models.dit_transformer_2d import DiTTransformer2DModel
     from autotuner.diffusion.models.unet_2d import UNet2DModel
     from autotuner.diffusion.solvers import ddim
-    from autotuner.diffusion.step import Learner
+    from autotuner.diffusion.step import Learner, Pending
 
     mx.random.seed(0)
     generator = np.random.default_rng(0)
@@ -153,7 +153,7 @@ def ours(family: str, own: bool = False) -> Row:
     gradient = nn.value_and_grad(network, lambda model: mx.mean(errors(model, *fixed)))
 
     def update() -> Any:
-        learner.pending = learner.pending._replace(gradient=learner.state.weights * 1e-3)
+        learner.pending = Pending(learner.state.weights * 1e-3, mx.array(0.0))
         return learner.apply(0.0, 1.0), learner.state
 
     def facts() -> dict[str, float]:

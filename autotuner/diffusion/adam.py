@@ -23,19 +23,20 @@ def begin(size: int) -> Moments:
     return Moments(mx.zeros((size,)), mx.zeros((size,)), mx.array(0.0))
 
 
-def update(
+def average(before: mx.array, value: mx.array, beta: float) -> mx.array:
+    """A moment after one more update: ``value`` is the gradient, or its square."""
+    return beta * before + (1 - beta) * value
+
+
+def step(
     weights: mx.array,
-    gradient: mx.array,
-    moments: Moments,
+    after: Moments,
     learning_rate: mx.array,
     weight_decay: mx.array,
     beta_1: float = BETA_1,
     beta_2: float = BETA_2,
-) -> tuple[mx.array, Moments]:
-    """One update with bias correction; decay is decoupled from the gradient."""
-    count = moments.updates + 1
-    first = beta_1 * moments.first + (1 - beta_1) * gradient
-    second = beta_2 * moments.second + (1 - beta_2) * mx.square(gradient)
-    scale = learning_rate / (1 - mx.power(beta_1, count))
-    root = mx.sqrt(second * (1 / (1 - mx.power(beta_2, count)))) + EPSILON
-    return weights * (1 - learning_rate * weight_decay) - scale * first / root, Moments(first, second, count)
+) -> mx.array:
+    """The weights after one update whose moments are ``after``, with bias correction; decay is decoupled from the gradient."""
+    scale = learning_rate / (1 - mx.power(beta_1, after.updates))
+    root = mx.sqrt(after.second * (1 / (1 - mx.power(beta_2, after.updates)))) + EPSILON
+    return weights * (1 - learning_rate * weight_decay) - scale * after.first / root

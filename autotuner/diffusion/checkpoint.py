@@ -35,7 +35,15 @@ class CheckpointError(AutotunerError):
 
 
 def save(trainer: Trainer, path: Path) -> None:
-    """Write the whole training; a kill at any moment leaves the previous file or the new one, never a part."""
+    """Write the whole training; a kill at any moment leaves the previous file or the new one, never a part.
+
+    Raises CheckpointError for a training that was interrupted within an optimizer step: the previous file stays.
+    """
+    learners = [learner for learner in (trainer.stages.teacher, trainer.stages.student) if learner is not None]
+    if any(learner.torn for learner in learners):
+        raise CheckpointError(
+            f"{path}: not written, the training was interrupted within an optimizer step; the last file stands"
+        )
     draft = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     metadata = {"format": FORMAT, "state": json.dumps(_document(trainer))}
     mx.save_safetensors(str(draft), _vectors(trainer), metadata=metadata)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import mlx.nn as nn
 
 from autotuner.diffusion import adam, ema, precision
-from autotuner.diffusion.blas import mx
+from autotuner.diffusion.blas import COMPILED, mx
 from autotuner.diffusion.flat import Layout
 from autotuner.diffusion.precision import LossScale
 from autotuner.errors import ConfigurationError
@@ -76,28 +76,44 @@ class Learner:
         self.state = self._begin()
         self.signatures: dict[tuple[Any, ...], int] = {}
         """How often the loss was traced for each tuple of shapes (every call counts where compilation is off)."""
-        self._nothing = Pending(mx.zeros_like(self.state.weights), mx.array(0.0))
-        self.pending = self._nothing
+        self.pending: Pending | None = None
+        """What the micro-batches so far sum up to."""
         self._dtype = precision.PRECISIONS[self.rule.precision]
         for module in (denoiser,) if frozen is None else (denoiser, frozen):
             self._cast(module)
         self._errors = errors
         self._captured = [denoiser.state] if frozen is None else [denoiser.state, frozen.state]
         self._trace()
-        self._apply = mx.compile(_applying(self.rule))
-        mx.eval(self.state, self._nothing)
+        self._judge = mx.compile(_judging(self.rule))
+        self._updates = [mx.compile(update) for update in _updates(self.rule)]
+        self.torn = False
+        """Whether an interruption left some vectors updated and others not: such a state must not be saved."""
+        mx.eval(self.state)
 
     def accumulate(self, share: float, *arrays: mx.array) -> None:
         """Add one micro-batch: its share of the effective batch, importance weights, then what ``errors`` takes."""
-        mx.eval(self.pending)  # frees the graph of the previous micro-batch: the peak is that of one
         scaled = mx.array(share) * self.state.scale[0] if self.state.scale else mx.array(share)
-        self.pending = Pending(*self._accumulate(self.pending, scaled, *arrays))
+        found = Pending(*self._accumulate(scaled, *arrays))
+        if self.pending is not None:
+            found = Pending(self.pending.gradient + found.gradient, self.pending.loss + found.loss)
+        mx.eval(found)  # frees the graph of this micro-batch: the peak is that of one
+        self.pending = found
 
     def apply(self, learning_rate: float, beta: float) -> Applied:
-        """Clip, update weights and average, and forget the sum; a sum that is not finite changes nothing."""
-        self.state, applied = self._apply(self.pending, self.state, mx.array(learning_rate), mx.array(beta))
+        """Clip, update weights and average, and forget the sum; a sum that is not finite changes nothing.
+
+        One vector after the other, each replacing its old self: old and new states are never held together.
+        """
+        if self.pending is None:
+            raise ValueError("nothing was accumulated")
+        gradient, applied = self._judge(self.pending, self.state.scale, mx.array(learning_rate))
+        _settle(gradient, applied)
+        self.pending, self.torn = None, True
+        for update in self._updates:
+            self.state = update(self.state, gradient, applied, mx.array(beta))
+            _settle(self.state)
         self._put(self.state.weights)
-        self.pending = self._nothing
+        self.torn = False
         return applied
 
     def restore(self, state: State) -> None:
@@ -147,46 +163,63 @@ class Learner:
 
         gradient = nn.value_and_grad(self.denoiser, loss)
 
-        def accumulate(pending: Pending, share: mx.array, *arrays: mx.array) -> Any:
+        def accumulate(share: mx.array, *arrays: mx.array) -> Any:
             signature = tuple(tuple(array.shape) for array in arrays)
             self.signatures[signature] = self.signatures.get(signature, 0) + 1
             value, gradients = gradient(share, *arrays)
-            return pending.gradient + self.layout.pack(gradients).astype(mx.float32), pending.loss + value
+            return self.layout.pack(gradients).astype(mx.float32), value
 
         return accumulate
 
 
-def _applying(rule: Rule) -> Callable[..., tuple[State, Applied]]:
-    exponents = [ema.exponent(sigma_rel) for sigma_rel in rule.sigma_rels]
+Update = Callable[[State, mx.array, Applied, mx.array], State]
+"""One part of the optimizer step: state, clipped gradient, verdict and beta to the state with that part updated."""
 
-    def apply(pending: Pending, state: State, learning_rate: mx.array, beta: mx.array) -> tuple[State, Applied]:
-        total, loss = _unscaled(pending, state)
+
+def _settle(*arrays: Any) -> None:
+    """Where nothing is fused, compute now: the temporaries of several updates would add up."""
+    if not COMPILED:
+        mx.eval(*arrays)
+
+
+def _judging(rule: Rule) -> Callable[..., tuple[mx.array, Applied]]:
+    def judge(pending: Pending, scale: tuple[mx.array, ...], learning_rate: mx.array) -> tuple[mx.array, Applied]:
+        total, loss = (pending.gradient / scale[0], pending.loss / scale[0]) if scale else pending
         norm = mx.sqrt(mx.sum(mx.square(total)))
         finite = mx.isfinite(norm) & mx.isfinite(loss)
-        gradient = total * mx.minimum(1.0, rule.max_norm / (norm + 1e-6))
+        return total * mx.minimum(1.0, rule.max_norm / (norm + 1e-6)), Applied(loss, norm, finite, learning_rate)
+
+    return judge
+
+
+def _updates(rule: Rule) -> list[Update]:
+    """In order: moments, weights, averages, loss scale; each keeps what it had when the gradient is not finite."""
+    exponents = [ema.exponent(sigma_rel) for sigma_rel in rule.sigma_rels]
+
+    def first(state: State, gradient: mx.array, applied: Applied, beta: mx.array) -> State:
+        old = state.moments
+        new = mx.where(applied.finite, adam.average(old.first, gradient, rule.beta_1), old.first)
+        return state._replace(moments=old._replace(first=new))
+
+    def second(state: State, gradient: mx.array, applied: Applied, beta: mx.array) -> State:
+        old = state.moments
+        new = mx.where(applied.finite, adam.average(old.second, mx.square(gradient), rule.beta_2), old.second)
+        return state._replace(moments=old._replace(second=new, updates=old.updates + applied.finite))
+
+    def weights(state: State, gradient: mx.array, applied: Applied, beta: mx.array) -> State:
         decay = mx.array(rule.weight_decay)
-        weights, moments = adam.update(state.weights, gradient, state.moments, learning_rate, decay, rule.beta_1, rule.beta_2)
+        new = adam.step(state.weights, state.moments, applied.learning_rate, decay, rule.beta_1, rule.beta_2)
+        return state._replace(weights=mx.where(applied.finite, new, state.weights))
+
+    def average(state: State, gradient: mx.array, applied: Applied, beta: mx.array) -> State:
+        new = ema.update(state.average, state.weights, beta)
         profiles = tuple(
-            ema.update(profile, weights, ema.power_decay(moments.updates, gamma))
-            for profile, gamma in zip(state.profiles, exponents, strict=True)
+            mx.where(applied.finite, ema.update(old, state.weights, ema.power_decay(state.moments.updates, gamma)), old)
+            for old, gamma in zip(state.profiles, exponents, strict=True)
         )
-        new = State(weights, ema.update(state.average, weights, beta), moments, profiles)
-        scale = tuple(precision.after(LossScale(*state.scale), finite)) if state.scale else ()
-        return _keep(finite, new, state)._replace(scale=scale), Applied(loss, norm, finite, learning_rate)
+        return state._replace(average=mx.where(applied.finite, new, state.average), profiles=profiles)
 
-    return apply
+    def scale(state: State, gradient: mx.array, applied: Applied, beta: mx.array) -> State:
+        return state._replace(scale=tuple(precision.after(LossScale(*state.scale), applied.finite)))
 
-
-def _unscaled(pending: Pending, state: State) -> tuple[mx.array, mx.array]:
-    if not state.scale:
-        return pending.gradient, pending.loss
-    return pending.gradient / state.scale[0], pending.loss / state.scale[0]
-
-
-def _keep(condition: mx.array, new: State, old: State) -> State:
-    def choose(a: mx.array, b: mx.array) -> mx.array:
-        return mx.where(condition, a, b)
-
-    moments = adam.Moments(*(choose(a, b) for a, b in zip(new.moments, old.moments, strict=True)))
-    profiles = tuple(choose(a, b) for a, b in zip(new.profiles, old.profiles, strict=True))
-    return State(choose(new.weights, old.weights), choose(new.average, old.average), moments, profiles)
+    return [first, second, weights, average, *([scale] if rule.precision == "float16" else [])]

@@ -9,6 +9,7 @@ import pytest
 
 from autotuner.diffusion import precision
 from autotuner.diffusion.blas import mx
+from autotuner.diffusion.step import Pending
 from autotuner.errors import ConfigurationError
 from autotuner.messages import FLAG_FIRST_OF_SHAPE, FLAG_NOT_FINITE
 
@@ -82,7 +83,7 @@ def test_small_changes_add_up_in_the_master_weights(make_trainer):
     learner = make_trainer(precision="bfloat16").stages.teacher
     learner.restore(learner.state._replace(weights=mx.ones_like(learner.state.weights)))
     for _ in range(20):
-        learner.pending = learner.pending._replace(gradient=mx.ones_like(learner.state.weights))
+        learner.pending = Pending(mx.ones_like(learner.state.weights), mx.array(0.0))
         learner.apply(1e-3, 0.9)
     assert float(learner.state.weights[0]) == pytest.approx(1 - 20e-3, abs=2e-3)
 
