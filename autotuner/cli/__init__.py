@@ -32,7 +32,7 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = (
     Command("demo", "autotuner.demo.main", "watch a small training being tuned, with a report at the end", parses_itself=True),
-    Command("train", "autotuner.cli.train", "train, or continue, the diffusion model that one TOML file describes"),
+    Command("train", "autotuner.cli.train", "train, or continue, what a TOML file describes"),
     Command("sample", "autotuner.cli.sample", "draw images from what a training has reached"),
     Command("evaluate", "autotuner.cli.evaluate", "measure what a training has reached, with noise floors"),
     Command("daemon", "autotuner.cli.daemon", "run the background service in the foreground"),

@@ -20,7 +20,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "quality_images": (2, 2**20),
     "paired_images": (0, 2**20),
     "held_out_images": (1, 2**20),
-    "quality_every": (1, 2**20),
+    "quality_every": (1, 2**40),
     "evaluate_every_steps": (1, 2**40),
     "evaluate_every_seconds": (0, 1e9),
     "learning_rate": (0, 10),
