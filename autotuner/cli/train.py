@@ -149,7 +149,7 @@ class Bar:
 
         self._trainer = trainer
         self._bar = tqdm(
-            total=100, disable=None, file=sys.stdout, bar_format="{percentage:3.0f} %|{bar:24}| {elapsed}<{remaining} {postfix}"
+            total=100, disable=None, file=sys.stdout, bar_format="{percentage:3.0f} %|{bar:24}| {elapsed}<{remaining}{postfix}"
         )
         self._bar.update(round(trainer.budget_used * 100, 1))
 

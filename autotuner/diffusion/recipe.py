@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 import types
 import typing
@@ -132,7 +133,7 @@ class _Reader:
         state = hook.get("state_dir")
         return Recipe(
             path=self._path,
-            out=self._path.parent / self._text("out", f"runs/{name}"),
+            out=Path(os.path.normpath(self._path.parent / self._text("out", f"runs/{name}"))),
             source=self._typed("data.source", data.get("source"), str | None),
             resolution=self._typed("data.resolution", data.get("resolution"), int | None),
             config=config,
