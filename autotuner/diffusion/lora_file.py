@@ -90,9 +90,7 @@ def _found(key: tuple[str, str], parts: Mapping[str, mx.array], told: Mapping[st
     if down.ndim != 2 or up.ndim != 2:
         raise ConfigurationError(f"{path}: {component}.{layer} adapts a convolution {down.shape}; allowed are linear layers")
     described = {key.removeprefix(f"{component}."): value for key, value in told.items() if key.startswith(f"{component}.")}
-    alpha = (
-        float(parts["alpha"].astype(mx.float32)) if "alpha" in parts else _alpha(layer, down.shape[0], described, path)
-    )
+    alpha = float(parts["alpha"].astype(mx.float32)) if "alpha" in parts else _alpha(layer, down.shape[0], described, path)
     return Found(component, layer, down, up, alpha)
 
 
