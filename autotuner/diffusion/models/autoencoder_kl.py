@@ -12,7 +12,8 @@ from autotuner.diffusion import activations
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.models import config as c
 from autotuner.diffusion.models.blocks import DownBlock2D, MidBlock2D, Runner, run_again, run_plainly
-from autotuner.diffusion.models.layers import ACTIVATIONS, ResnetBlock2D, ResnetOptions, Upsample2D, group_norm
+from autotuner.diffusion.models.layers import ACTIVATIONS, ResnetBlock2D, ResnetOptions, Upsample2D
+from autotuner.diffusion.models.normalisation import GroupNorm
 from autotuner.diffusion.models.transformer import SpatialAttention
 from autotuner.diffusion.models.weights import Model
 
@@ -93,7 +94,7 @@ class Encoder(nn.Module):
             for level, width in enumerate(widths)
         ]
         self.mid_block = _middle(config, options)
-        self.conv_norm_out = group_norm(widths[-1], options.groups, NORM_EPS)
+        self.conv_norm_out = GroupNorm(options.groups, widths[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config["latent_channels"], 3, padding=1)
 
     def __call__(self, x: mx.array, run: Runner = run_plainly) -> mx.array:
@@ -122,7 +123,7 @@ class Decoder(nn.Module):
             )
             for level, width in enumerate(widths)
         ]
-        self.conv_norm_out = group_norm(widths[-1], options.groups, NORM_EPS)
+        self.conv_norm_out = GroupNorm(options.groups, widths[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], config["out_channels"], 3, padding=1)
 
     def __call__(self, x: mx.array, run: Runner = run_plainly) -> mx.array:

@@ -11,6 +11,7 @@ import numpy as np
 
 from autotuner.diffusion import activations
 from autotuner.diffusion.blas import mx
+from autotuner.diffusion.models.normalisation import GroupNorm
 
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "silu": activations.silu,
@@ -35,11 +36,6 @@ class ResnetOptions:
     """The embedding scales and shifts the second norm's result instead of being added before it."""
     output_scale: float = 1.0
     """The block's result is divided by it."""
-
-
-def group_norm(channels: int, groups: int, eps: float) -> nn.GroupNorm:
-    """Group normalisation with torch's grouping: neighbouring channels."""
-    return nn.GroupNorm(groups, channels, eps=eps, pytorch_compatible=True)
 
 
 def timestep_features(timestep: mx.array, size: int, *, flip_sin_to_cos: bool, freq_shift: float) -> mx.array:
@@ -99,11 +95,11 @@ class ResnetBlock2D(nn.Module):
         self._act = ACTIVATIONS[options.activation]
         self._scale_shift = options.scale_shift
         self._output_scale = options.output_scale
-        self.norm1 = group_norm(inputs, options.groups, options.eps)
+        self.norm1 = GroupNorm(options.groups, inputs, options.eps)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         if options.time_channels is not None:
             self.time_emb_proj = nn.Linear(options.time_channels, outputs * (2 if options.scale_shift else 1))
-        self.norm2 = group_norm(outputs, options.groups, options.eps)
+        self.norm2 = GroupNorm(options.groups, outputs, options.eps)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         if inputs != outputs:
             self.conv_shortcut = nn.Conv2d(inputs, outputs, 1)

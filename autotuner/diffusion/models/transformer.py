@@ -8,7 +8,8 @@ import mlx.nn as nn
 
 from autotuner.diffusion.attention import attention
 from autotuner.diffusion.blas import mx
-from autotuner.diffusion.models.layers import ResnetOptions, group_norm
+from autotuner.diffusion.models.layers import ResnetOptions
+from autotuner.diffusion.models.normalisation import GroupNorm
 
 TRANSFORMER_NORM_EPS = 1e-6
 
@@ -71,7 +72,7 @@ class SpatialAttention(Attention):
         size = channels if head_size is None else head_size
         super().__init__(channels, channels // size, size, bias=True)
         if groups is not None:
-            self.group_norm = group_norm(channels, groups, options.eps)
+            self.group_norm = GroupNorm(groups, channels, options.eps)
         self._output_scale = options.output_scale
 
     def __call__(self, x: mx.array, context: mx.array | None = None) -> mx.array:
@@ -142,7 +143,7 @@ class Transformer2DModel(nn.Module):
         super().__init__()
         head_size = channels // options.heads
         inner = options.heads * head_size
-        self.norm = group_norm(channels, options.groups, TRANSFORMER_NORM_EPS)
+        self.norm = GroupNorm(options.groups, channels, TRANSFORMER_NORM_EPS)
         self.proj_in = nn.Linear(channels, inner) if options.linear_projection else nn.Conv2d(channels, inner, 1)
         self.transformer_blocks = [BasicTransformerBlock(inner, head_size, options) for _ in range(options.depth)]
         self.proj_out = nn.Linear(inner, channels) if options.linear_projection else nn.Conv2d(inner, channels, 1)

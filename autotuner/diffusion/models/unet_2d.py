@@ -30,9 +30,9 @@ from autotuner.diffusion.models.layers import (
     GaussianFourierProjection,
     ResnetOptions,
     TimestepEmbedding,
-    group_norm,
     timestep_features,
 )
+from autotuner.diffusion.models.normalisation import GroupNorm
 from autotuner.diffusion.models.transformer import SpatialAttention
 from autotuner.diffusion.models.weights import Model
 from autotuner.errors import ConfigurationError
@@ -83,7 +83,7 @@ class UNet(Model):
         if mid is not None:
             self.mid_block = MidBlock2D(channels[-1], replace(options, output_scale=config["mid_block_scale_factor"]), *mid)
         self.up_blocks = self._up(options, attend)
-        self.conv_norm_out = group_norm(channels[0], options.groups, options.eps)
+        self.conv_norm_out = GroupNorm(options.groups, channels[0], options.eps)
         self.conv_out = nn.Conv2d(channels[0], config["out_channels"], kernels[1], padding=(kernels[1] - 1) // 2)
 
     def _down(self, options: ResnetOptions, attend: Attend) -> list[DownBlock2D]:
