@@ -62,15 +62,15 @@ def find(name: str) -> TrainerConfig:
 
 def fitted(config: TrainerConfig, dataset: Dataset) -> TrainerConfig:
     """The configuration with a resolution ladder for the images, on multiples of what the network divides them by."""
-    unit = _unit(config.network, {**config.model, **config.fixed})
+    size = unit(config.network, {**config.model, **config.fixed})
     full = dataset.resolution
-    if full % unit:
-        raise ConfigurationError(f"images of {full} pixels; this network needs a multiple of {unit}")
-    ladder = sorted({max(unit, round(full * share / unit) * unit) for share in LADDER_SHARES})
+    if full % size:
+        raise ConfigurationError(f"images of {full} pixels; this network needs a multiple of {size}")
+    ladder = sorted({max(size, round(full * share / size) * size) for share in LADDER_SHARES})
     return replace(config, resolution=full, resolutions=tuple(ladder))
 
 
-def _unit(network: str, parameters: Mapping[str, Any]) -> int:
+def unit(network: str, parameters: Mapping[str, Any]) -> int:
     """What edges must be multiples of: patches, or halvings from level to level."""
     if network in ("dit", "dit2d"):
         return int(parameters.get("patch" if network == "dit" else "patch_size", 2))

@@ -15,10 +15,14 @@ from autotuner.diffusion import data, presets
 from autotuner.diffusion.config import NETWORKS, TrainerConfig
 from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.data.find import CACHE
+from autotuner.diffusion.data.folder import FOLDER_EDGE
+from autotuner.diffusion.multires import MAX_SHAPES
 from autotuner.errors import ConfigurationError
 
 TOP = ("name", "preset", "out")
-DATA_KEYS = ("source", "resolution")
+DATA_KEYS = ("source", "resolution", "buckets")
+BUCKETED = ("unet", "unet2d")
+"""Networks that take pictures of any shape."""
 HOOK_KEYS = ("enabled", "keep_architecture", "state_dir")
 SECTIONS: dict[str, tuple[str, ...]] = {
     "budget": ("seconds", "steps"),
@@ -50,6 +54,8 @@ class Recipe:
     """What ``data.find`` is asked for; None: the best images of this machine."""
     resolution: int | None
     """Edge length to train at; None: the images' own."""
+    buckets: int
+    """Most shapes that a folder's pictures are cut to, by their aspect ratio; 0: squares."""
     config: TrainerConfig
     given: frozenset[str]
     """Fields of the configuration that the file sets: fitting to the images leaves them alone."""
@@ -58,8 +64,24 @@ class Recipe:
     state_directory: Path | None
 
     def dataset(self) -> Dataset:
-        """The images that the file asks for. Raises DatasetError."""
+        """The images that the file asks for. Raises DatasetError, ConfigurationError."""
+        if self.buckets:
+            return self._bucketed()
         return data.find(self.source, resolution=self.resolution)
+
+    def _bucketed(self) -> data.BucketedDataset:
+        where, config = f"{self.path}: data.buckets {self.buckets}", self.config
+        if not 1 <= self.buckets <= MAX_SHAPES:
+            raise ConfigurationError(f"{where}; allowed is 0 to {MAX_SHAPES}")
+        if config.network not in BUCKETED:
+            raise ConfigurationError(f"{where} with the network {config.network!r}; allowed: {', '.join(BUCKETED)}")
+        if config.planned_views.form != "fixed":
+            raise ConfigurationError(f"{where} with multires.form {config.planned_views.form!r}; allowed is 'fixed'")
+        folder = Path(self.source or "").expanduser()
+        if self.source is None or not folder.is_dir():
+            raise ConfigurationError(f"{where} with data.source {self.source!r}; allowed is a folder of pictures")
+        unit = presets.unit(config.network, {**config.model, **config.fixed})
+        return data.read_buckets(folder, self.resolution or FOLDER_EDGE, unit, at_most=self.buckets)
 
     def prepared(self) -> tuple[Dataset, TrainerConfig]:
         """Images, or their latents, and the configuration for them. Raises DatasetError, ConfigurationError."""
@@ -73,8 +95,17 @@ class Recipe:
     def fitted(self, dataset: Dataset) -> TrainerConfig:
         """The configuration for these images. Raises ConfigurationError where the file contradicts them."""
         fitted = presets.fitted(self.config, dataset)
+        if isinstance(dataset, data.BucketedDataset):
+            fitted = _few_shapes(fitted, len(dataset.buckets))
         kept = {name: getattr(self.config, name) for name in self.given & {"resolutions"}}
         return replace(fitted, **kept)
+
+
+def _few_shapes(config: TrainerConfig, buckets: int) -> TrainerConfig:
+    """One resolution, and so few micro-batches that all of them in all buckets stay within the budget of shapes."""
+    largest = sorted(config.micro_batches, reverse=True)[: max(1, config.max_shapes // buckets)]
+    start = config.micro_batch if config.micro_batch in largest else largest[0]
+    return replace(config, resolutions=(config.resolution,), micro_batches=tuple(sorted(largest)), micro_batch=start)
 
 
 def read(path: Path, changes: Mapping[str, str] | None = None) -> Recipe:
@@ -136,6 +167,7 @@ class _Reader:
             out=Path(os.path.normpath(self._path.parent / self._text("out", f"runs/{name}"))),
             source=self._typed("data.source", data.get("source"), str | None),
             resolution=self._typed("data.resolution", data.get("resolution"), int | None),
+            buckets=self._typed("data.buckets", data.get("buckets", 0), int),
             config=config,
             given=frozenset(settings),
             hook=self._typed("hook.enabled", hook.get("enabled", True), bool),

@@ -108,3 +108,40 @@ def test_a_change_from_the_command_line_wins_and_is_checked_too(written):
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_examples_are_valid(path):
     assert recipe.read(path).config.seconds
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of wide, tall and square pictures."""
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(30):
+        Image.new("RGB", ((48, 24), (24, 48), (32, 32))[number % 3], (8 * number, 40, 90)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_folder_in_buckets_stays_within_the_budget_of_shapes(written, pictures):
+    path = written(f'preset = "unet-tiny"\n[data]\nsource = "{pictures}"\nresolution = 16\nbuckets = 3\n')
+    dataset, config = recipe.read(path).prepared()
+    assert len(dataset.shapes_at(16)) == 3
+    assert len(dataset.buckets) * len(config.resolutions) * len(config.micro_batches) <= config.max_shapes
+    assert config.micro_batch in config.micro_batches
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[data]\nsource = "digits"\nbuckets = 2', "network 'dit'; allowed: unet, unet2d"),
+        ('preset = "unet-tiny"\n[data]\nsource = "digits"\nbuckets = 2', "data.source 'digits'; allowed is a folder"),
+        ('preset = "unet-tiny"\n[data]\nbuckets = 9', "allowed is 0 to 8"),
+        (
+            'preset = "unet-tiny"\n[data]\nbuckets = 2\n[multires]\nform = "mixed"\nrungs = [8]',
+            "form 'mixed'; allowed is 'fixed'",
+        ),
+    ],
+)
+def test_buckets_that_cannot_be_are_refused_before_any_picture_is_read(written, text, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        recipe.read(written(text)).prepared()
