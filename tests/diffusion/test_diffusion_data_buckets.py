@@ -81,6 +81,13 @@ def test_every_picture_comes_exactly_once_an_epoch_and_every_batch_has_one_shape
     assert all(np.array_equal(one.indices, other.indices) for one, other in zip(batches, again, strict=True))
 
 
+def test_pictures_of_a_batch_that_is_filled_up_stand_anywhere_in_it_and_so_see_every_noise_level(folder):
+    dataset = read_buckets(folder, 16, 4, held_out=4)
+    ten_epochs = range(0, 10 * dataset.epoch_images(64), 64)
+    places = np.concatenate([np.flatnonzero(dataset.batch(first, 64, 1, 16).weights) for first in ten_epochs])
+    assert np.histogram(places, 4, (0, 64))[0].min() > 0.15 * len(places)
+
+
 def test_the_next_epoch_and_another_seed_have_another_order(folder):
     dataset = read_buckets(folder, 16, 4, held_out=4)
     epoch = dataset.epoch_images(8)

@@ -91,8 +91,11 @@ class BucketedDataset(Dataset):
     def _batches(self, which: int, count: int, generator: np.random.Generator) -> list[tuple[int, np.ndarray, np.ndarray]]:
         members = len(self.buckets[which].members)
         batches = -(-members // count)
-        places = np.resize(generator.permutation(members), batches * count)
-        weights = (np.arange(batches * count) < members).astype(np.float32)
+        order = np.arange(batches * count)
+        # noise levels ascend within a batch: with all fillers at its end, no picture of the last one would see strong noise
+        order[-count:] = generator.permutation(order[-count:])
+        places = np.resize(generator.permutation(members), batches * count)[order]
+        weights = (order < members).astype(np.float32)
         return [(which, places[i : i + count], weights[i : i + count]) for i in range(0, batches * count, count)]
 
 
