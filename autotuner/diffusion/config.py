@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -37,6 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "sigma_min": (1e-6, 1e6),
     "sigma_max": (1e-6, 1e6),
     "max_shapes": (1, 64),
+    "seed": (0, 2**40),
 }
 """Least and largest value of each number; None passes where the type allows it."""
 
@@ -88,7 +90,7 @@ class TrainerConfig:
     seconds: float | None = 150.0
     """Wall time of the training, evaluations included; the final evaluation comes after it."""
     steps: int | None = None
-    """Optimizer steps after which it ends, if that comes first."""
+    """Optimizer steps after which it ends, if that comes first; a file that bounds only them has no ``seconds``."""
     learning_rate: float = 3e-3
     student_learning_rate: float = 1e-3
     half_life_images: float = 20_000
@@ -148,7 +150,7 @@ class TrainerConfig:
         ladder = self.student_ladder
         checks = (
             (self.seconds is not None or self.steps is not None, "neither seconds nor steps bounds the training"),
-            (self.seconds is None or self.seconds > 0, f"seconds {self.seconds!r}; allowed is a positive number"),
+            (self.seconds is None or 0 < self.seconds < math.inf, f"seconds {self.seconds!r}; allowed is a positive number"),
             (self.steps is None or self.steps > 0, f"steps {self.steps!r}; allowed is a positive number"),
             (self.resolution in self.resolutions, f"resolution {self.resolution} is not on its ladder {self.resolutions}"),
             (
@@ -163,12 +165,23 @@ class TrainerConfig:
                 self.sigma_min < self.sigma_max,
                 f"sigma_min {self.sigma_min!r}; allowed is less than sigma_max {self.sigma_max!r}",
             ),
-            *((self.batch % m == 0, f"micro_batch {m} does not divide the batch of {self.batch}") for m in self.micro_batches),
+            (
+                all(m > 0 and self.batch % m == 0 for m in self.micro_batches),
+                f"micro_batches {self.micro_batches!r}; allowed are divisors of the batch of {self.batch}",
+            ),
         )
         for passed, message in checks:
             if not passed:
                 raise ConfigurationError(message)
-        forms.check(self.planned_views, self.network, self.fixed, self.batch, self.micro_batches)
+        coarse = self.fixed.get("coarse_patch")
+        forms.check(self.planned_views, self.network, self.unit, coarse, self.batch, self.micro_batches)
+
+    @property
+    def unit(self) -> int:
+        """What edges must be multiples of for this network."""
+        from autotuner.diffusion.networks import unit
+
+        return unit(self.network, {**self.model, **self.fixed})
 
     @property
     def planned_views(self) -> forms.Multires:
@@ -189,7 +202,7 @@ class TrainerConfig:
         from autotuner.diffusion.noise import DENSITIES
 
         ladders: dict[str, tuple[float, tuple[float, ...]]] = {
-            "resolution": (self.resolution, forms.ladder(self.planned_views, self.resolution, self.resolutions)),
+            "resolution": (self.resolution, forms.ladder(self.planned_views, self.resolution, self.resolutions, self.unit)),
             "micro_batch": (self.micro_batch, self.micro_batches),
             "sampling_steps": (self.sampling_steps, self.sampling_ladder),
             "distill": (0, tuple(range(len(self.student_ladder) + 1))),

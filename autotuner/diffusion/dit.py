@@ -14,8 +14,12 @@ import numpy as np
 from mlx.nn.utils import checkpoint
 
 from autotuner.diffusion.blas import mx
+from autotuner.errors import ConfigurationError
 
 FREQUENCIES = 16
+PATCH = 4
+"""Edge of a token in pixels, unless told otherwise."""
+ATTENTIONS = ("relu", "softmax")
 
 
 @lru_cache(maxsize=32)
@@ -88,11 +92,15 @@ class DiT(nn.Module):
         depth: int = 4,
         heads: int = 2,
         mlp_ratio: int = 2,
-        patch: int = 4,
+        patch: int = PATCH,
         attention: str = "relu",
         coarse_patch: int | None = None,
     ) -> None:
         super().__init__()
+        if attention not in ATTENTIONS:
+            raise ConfigurationError(f"attention {attention!r}; allowed: {', '.join(ATTENTIONS)}")
+        if heads < 1 or width % heads:
+            raise ConfigurationError(f"width {width!r} with {heads!r} heads; allowed are multiples of the heads")
         self.patch = patch
         self.full_resolution = full_resolution
         self.gradient_checkpointing = False

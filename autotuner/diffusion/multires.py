@@ -65,12 +65,14 @@ class Multires:
 
     def __post_init__(self) -> None:
         where = "multires"
-        if self.form not in FORMS:
+        if self.form not in tuple(FORMS):
             raise ConfigurationError(f"{where}.form {self.form!r}; allowed: {', '.join(FORMS)}")
         for name in ("share", "probability", "split", "rewarm"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ConfigurationError(f"{where}.{name} {value!r}; allowed is 0 to 1")
+        if not isinstance(self.tokens_constant, bool):
+            raise ConfigurationError(f"{where}.tokens_constant {self.tokens_constant!r}; allowed is true or false")
         rungs = self.rungs
         if not all(isinstance(edge, int) and edge > 0 for edge in rungs) or list(rungs) != sorted(set(rungs)):
             raise ConfigurationError(f"{where}.rungs {rungs!r}; allowed are ascending edges in pixels")
@@ -177,21 +179,22 @@ def configured(values: Mapping[str, Any]) -> Multires:
     return Multires(**{**values, "rungs": tuple(rungs) if isinstance(rungs, list) else rungs})
 
 
-def check(config: Multires, network: str, fixed: Mapping[str, Any], batch: int, micro_batches: tuple[int, ...]) -> None:
-    """Refuse what this training cannot do; raises ConfigurationError with what is allowed."""
+def check(config: Multires, network: str, unit: int, coarse: int | None, batch: int, micro_batches: tuple[int, ...]) -> None:
+    """Refuse what this training cannot do; raises ConfigurationError with what is allowed.
+
+    ``unit`` is what the network divides edges by, ``coarse`` the edge of its larger tokens.
+    """
     form = FORMS[config.form]
     if form.needs_dit and network != "dit":
         raise ConfigurationError(f"multires.form {config.form!r} needs the network 'dit', not {network!r}")
-    coarse = fixed.get("coarse_patch")
     if config.form == "patches" and config.rungs != (coarse,):
         raise ConfigurationError(
             f"multires.rungs {config.rungs!r}; allowed for 'patches' is the network's coarse_patch: {coarse!r}"
         )
-    patch = int(fixed.get("patch", 1))
     for edge in config.rungs:
-        if edge % patch:
-            raise ConfigurationError(f"multires.rungs {config.rungs!r}; allowed are multiples of the patch of {patch}")
-    for view in merged(form.views(config, max(config.rungs, default=patch), 0)):
+        if edge % unit:
+            raise ConfigurationError(f"multires.rungs {config.rungs!r}; allowed are multiples of {unit} for this network")
+    for view in merged(form.views(config, max(config.rungs, default=unit), 0)):
         count = view.count(batch)
         if any(count % min(size, count) for size in micro_batches):
             raise ConfigurationError(
@@ -199,11 +202,16 @@ def check(config: Multires, network: str, fixed: Mapping[str, Any], batch: int, 
             )
 
 
-def ladder(config: Multires, full: int, resolutions: tuple[int, ...]) -> tuple[int, ...]:
+def ladder(config: Multires, full: int, resolutions: tuple[int, ...], unit: int) -> tuple[int, ...]:
     """The resolution knob's ladder with the rungs that ``progressive`` climbs.
 
-    Raises ConfigurationError for rungs that are not below ``full``, and for more than MAX_SHAPES edges.
+    Raises ConfigurationError for edges that are no multiples of ``unit``, for rungs that are not below ``full``, for coarse
+    patches that do not divide it, and for more than MAX_SHAPES edges.
     """
+    if any(edge < 1 or edge % unit for edge in resolutions):
+        raise ConfigurationError(f"resolutions {resolutions!r}; allowed are multiples of {unit} for this network")
+    if config.form == "patches" and any(full % edge for edge in config.rungs):
+        raise ConfigurationError(f"multires.rungs {config.rungs!r}; allowed for 'patches' are divisors of {full} pixels")
     if any(edge >= full for edge in config.rungs):
         raise ConfigurationError(f"multires.rungs {config.rungs!r}; allowed are edges below the full resolution of {full}")
     if len(config.rungs) >= MAX_SHAPES:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
@@ -62,17 +60,8 @@ def find(name: str) -> TrainerConfig:
 
 def fitted(config: TrainerConfig, dataset: Dataset) -> TrainerConfig:
     """The configuration with a resolution ladder for the images, on multiples of what the network divides them by."""
-    size = unit(config.network, {**config.model, **config.fixed})
-    full = dataset.resolution
+    size, full = config.unit, dataset.resolution
     if full % size:
         raise ConfigurationError(f"images of {full} pixels; this network needs a multiple of {size}")
     ladder = sorted({max(size, round(full * share / size) * size) for share in LADDER_SHARES})
     return replace(config, resolution=full, resolutions=tuple(ladder))
-
-
-def unit(network: str, parameters: Mapping[str, Any]) -> int:
-    """What edges must be multiples of: patches, or halvings from level to level."""
-    if network in ("dit", "dit2d"):
-        return int(parameters.get("patch" if network == "dit" else "patch_size", 2))
-    levels = len(parameters.get("block_out_channels", (0,) * 4)) if network == "unet2d" else int(parameters.get("depth", 1))
-    return 2 ** (levels - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 import types
@@ -14,10 +15,10 @@ from typing import Any
 from autotuner.diffusion import data, presets
 from autotuner.diffusion.config import NETWORKS, TrainerConfig
 from autotuner.diffusion.data import Dataset
-from autotuner.diffusion.data.find import CACHE
+from autotuner.diffusion.data.find import CACHE, HUB, NAMED
 from autotuner.diffusion.data.folder import FOLDER_EDGE
 from autotuner.diffusion.multires import MAX_SHAPES
-from autotuner.errors import ConfigurationError
+from autotuner.errors import ConfigurationError, DeclarationError
 
 TOP = ("name", "preset", "out")
 DATA_KEYS = ("source", "resolution", "buckets")
@@ -49,7 +50,7 @@ class Recipe:
 
     path: Path
     out: Path
-    """Directory of checkpoint, previews, grids and result.json; relative paths count from the file."""
+    """Directory of checkpoint, previews, grids and result.json; like every path of the file, relative ones count from it."""
     source: str | None
     """What ``data.find`` is asked for; None: the best images of this machine."""
     resolution: int | None
@@ -77,11 +78,9 @@ class Recipe:
             raise ConfigurationError(f"{where} with the network {config.network!r}; allowed: {', '.join(BUCKETED)}")
         if config.planned_views.form != "fixed":
             raise ConfigurationError(f"{where} with multires.form {config.planned_views.form!r}; allowed is 'fixed'")
-        folder = Path(self.source or "").expanduser()
-        if self.source is None or not folder.is_dir():
+        if self.source is None or not Path(self.source).is_dir():
             raise ConfigurationError(f"{where} with data.source {self.source!r}; allowed is a folder of pictures")
-        unit = presets.unit(config.network, {**config.model, **config.fixed})
-        return data.read_buckets(folder, self.resolution or FOLDER_EDGE, unit, at_most=self.buckets)
+        return data.read_buckets(Path(self.source), self.resolution or FOLDER_EDGE, config.unit, at_most=self.buckets)
 
     def prepared(self) -> tuple[Dataset, TrainerConfig]:
         """Images, or their latents, and the configuration for them. Raises DatasetError, ConfigurationError."""
@@ -94,18 +93,32 @@ class Recipe:
 
     def fitted(self, dataset: Dataset) -> TrainerConfig:
         """The configuration for these images. Raises ConfigurationError where the file contradicts them."""
-        fitted = presets.fitted(self.config, dataset)
-        if isinstance(dataset, data.BucketedDataset):
-            fitted = _few_shapes(fitted, len(dataset.buckets))
-        kept = {name: getattr(self.config, name) for name in self.given & {"resolutions"}}
-        return replace(fitted, **kept)
+        try:
+            fitted = presets.fitted(self.config, dataset)
+            if "resolutions" in self.given:
+                fitted = replace(fitted, resolutions=self.config.resolutions)
+            if isinstance(dataset, data.BucketedDataset):
+                fitted = self._in_shapes(fitted, dataset)
+            fitted.declarations()
+        except (ConfigurationError, DeclarationError) as error:
+            raise ConfigurationError(f"{self.path}: {error}") from None
+        return fitted
 
-
-def _few_shapes(config: TrainerConfig, buckets: int) -> TrainerConfig:
-    """One resolution, and so few micro-batches that all of them in all buckets stay within the budget of shapes."""
-    largest = sorted(config.micro_batches, reverse=True)[: max(1, config.max_shapes // buckets)]
-    start = config.micro_batch if config.micro_batch in largest else largest[0]
-    return replace(config, resolutions=(config.resolution,), micro_batches=tuple(sorted(largest)), micro_batch=start)
+    def _in_shapes(self, config: TrainerConfig, dataset: data.BucketedDataset) -> TrainerConfig:
+        """Ladders on which all buckets stay within the budget of shapes; what the file says of them is kept, or refused."""
+        if "resolutions" not in self.given:
+            config = replace(config, resolutions=(config.resolution,))
+        shapes = len({shape for resolution in config.resolutions for shape in dataset.shapes_at(resolution)})
+        if "micro_batches" not in self.given:
+            room = max(1, config.max_shapes // shapes)
+            near = sorted(config.micro_batches, key=lambda size: (abs(math.log(size / config.micro_batch)), size))[:room]
+            config = replace(config, micro_batches=tuple(sorted(near)))
+        if shapes * len(config.micro_batches) > config.max_shapes:
+            raise ConfigurationError(
+                f"{len(dataset.buckets)} buckets at resolutions {config.resolutions} with micro-batches {config.micro_batches} "
+                f"make {shapes * len(config.micro_batches)} shapes; allowed are {config.max_shapes} (knobs.max_shapes)"
+            )
+        return config
 
 
 def read(path: Path, changes: Mapping[str, str] | None = None) -> Recipe:
@@ -157,16 +170,17 @@ class _Reader:
         name = self._text("name", self._path.stem)
         settings = self._settings(known)
         try:
-            config = replace(presets.find(self._text("preset", "fashion-tiny")), name=name, **settings)
+            base = presets.find(self._text("preset", "fashion-tiny"))
+            config = replace(base, name=name, **{**_implied(base, settings), **settings})
         except ConfigurationError as error:
             raise ConfigurationError(f"{self._path}: {error}") from None
         data, hook = self._section("data"), self._section("hook")
-        state = hook.get("state_dir")
+        state, out = hook.get("state_dir"), self._beside(self._text("out", f"runs/{name}"))
         return Recipe(
             path=self._path,
-            out=Path(os.path.normpath(self._path.parent / self._text("out", f"runs/{name}"))),
-            source=self._typed("data.source", data.get("source"), str | None),
-            resolution=self._typed("data.resolution", data.get("resolution"), int | None),
+            out=out,
+            source=self._source(data.get("source"), out),
+            resolution=self._resolution(data.get("resolution")),
             buckets=self._typed("data.buckets", data.get("buckets", 0), int),
             config=config,
             given=frozenset(settings),
@@ -174,6 +188,25 @@ class _Reader:
             keep_architecture=self._typed("hook.keep_architecture", hook.get("keep_architecture", False), bool),
             state_directory=Path(self._typed("hook.state_dir", state, str)).expanduser() if state is not None else None,
         )
+
+    def _source(self, given: Any, out: Path) -> str | None:
+        source = self._typed("data.source", given, str | None)
+        if source is None or source in NAMED or source.startswith(HUB):
+            return source
+        folder = self._beside(source)
+        if out.is_relative_to(folder):
+            raise ConfigurationError(f"{self._path}: out {out} lies in data.source {folder}, whose pictures are trained on")
+        return str(folder)
+
+    def _resolution(self, given: Any) -> int | None:
+        resolution = self._typed("data.resolution", given, int | None)
+        if resolution is not None and resolution < 1:
+            raise ConfigurationError(f"{self._path}: data.resolution {resolution}; allowed is a positive number of pixels")
+        return resolution
+
+    def _beside(self, path: str) -> Path:
+        """A path of the file, absolute: another working directory must not make it another one."""
+        return Path(os.path.abspath(self._path.parent / Path(path).expanduser()))
 
     def _settings(self, known: dict[str, tuple[str, ...]]) -> dict[str, Any]:
         hints = typing.get_type_hints(TrainerConfig)
@@ -197,6 +230,8 @@ class _Reader:
         network = self._typed("model.network", table.pop("network", base.network), str)
         if network not in NETWORKS:
             raise ConfigurationError(f"{self._path}: model.network {network!r}; allowed: {', '.join(NETWORKS)}")
+        if "folder" in table:
+            table["folder"] = str(self._beside(self._typed("model.folder", table["folder"], str)))
         same = network == base.network
         searched = presets.SEARCH_SPACE.get(network, {})
         model = {**(base.model if same else {}), **{key: value for key, value in table.items() if key in searched}}
@@ -226,6 +261,21 @@ class _Reader:
                 return converted
         allowed = str(getattr(expected, "__name__", expected)) if not isinstance(expected, types.UnionType) else str(expected)
         raise ConfigurationError(f"{self._path}: {name} is {value!r}; allowed is {allowed.replace(' | None', '')}")
+
+
+def _implied(base: TrainerConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from a file's values where the preset's own would contradict them; what the file says comes before it."""
+    implied: dict[str, Any] = {}
+    if "steps" in settings:
+        implied["seconds"] = None
+    if "batch" in settings:
+        implied["micro_batches"] = tuple(m for m in base.micro_batches if settings["batch"] % m == 0) or (settings["batch"],)
+    sizes = settings.get("micro_batches", implied.get("micro_batches", base.micro_batches))
+    if base.micro_batch not in sizes:
+        implied["micro_batch"] = max(sizes, default=base.micro_batch)
+    if settings.get("resolutions"):
+        implied["resolution"] = max(settings["resolutions"])
+    return implied
 
 
 def _convert(value: Any, kind: Any) -> tuple[bool, Any]:

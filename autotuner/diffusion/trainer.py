@@ -76,7 +76,7 @@ class Trainer:
         self._clock = clock
         self._sleep = sleep
         self.multires = config.planned_views
-        self._patch = int(config.fixed.get("patch", 1))
+        self._patch = config.unit
         self.batches = Prefetch(preparing(dataset, config.seed, config.resolution, self._patch), self._foretold)
         self.knobs = LiveKnobs(config.declarations())
         self.stages = Stages(config, dataset.channels, dataset.classes, dataset.resolution, dataset.sigma_data)

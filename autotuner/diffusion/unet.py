@@ -7,6 +7,12 @@ from mlx.nn.utils import checkpoint
 
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.dit import FREQUENCIES, level_features
+from autotuner.errors import ConfigurationError
+
+DEPTH = 3
+"""Levels, unless told otherwise."""
+GROUPS = 8
+"""Of each normalisation."""
 
 
 class ResidualBlock(nn.Module):
@@ -14,10 +20,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, condition: int) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(8, inputs, pytorch_compatible=True)
+        self.norm_in = nn.GroupNorm(GROUPS, inputs, pytorch_compatible=True)
         self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(condition, 2 * outputs)
-        self.norm_out = nn.GroupNorm(8, outputs, pytorch_compatible=True)
+        self.norm_out = nn.GroupNorm(GROUPS, outputs, pytorch_compatible=True)
         self.conv_out = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.conv_out.weight = mx.zeros_like(self.conv_out.weight)
         self.skip = nn.Linear(inputs, outputs, bias=False) if inputs != outputs else None
@@ -35,7 +41,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(8, channels, pytorch_compatible=True)
+        self.norm = nn.GroupNorm(GROUPS, channels, pytorch_compatible=True)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         self.proj.weight = mx.zeros_like(self.proj.weight)
@@ -52,8 +58,10 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """F(x, c_noise, label); each level below the first halves the sides, so they must be multiples of 2^(depth - 1)."""
 
-    def __init__(self, channels: int, classes: int, full_resolution: int, width: int = 32, depth: int = 3) -> None:
+    def __init__(self, channels: int, classes: int, full_resolution: int, width: int = 32, depth: int = DEPTH) -> None:
         super().__init__()
+        if width < 1 or width % GROUPS:
+            raise ConfigurationError(f"width {width!r}; allowed are multiples of {GROUPS}")
         self.full_resolution = full_resolution
         self.gradient_checkpointing = False
         """Whether the backward pass recomputes each residual block."""
@@ -68,7 +76,7 @@ class UNet(nn.Module):
         self.up = [
             ResidualBlock(2 * a, b, 4 * width) for a, b in zip(reversed(widths), [*reversed(widths[:-1]), width], strict=True)
         ]
-        self.norm = nn.GroupNorm(8, width, pytorch_compatible=True)
+        self.norm = nn.GroupNorm(GROUPS, width, pytorch_compatible=True)
         self.head = nn.Conv2d(width, channels, 3, padding=1)
         self.head.weight = mx.zeros_like(self.head.weight)
 

@@ -31,6 +31,11 @@ from autotuner.errors import ConfigurationError
         ({"label_dropout": 1.5}, r"label_dropout 1\.5; allowed is 0 to 1"),
         ({"sigma_min": 50.0}, r"sigma_min 50\.0; allowed is less than sigma_max 40\.0"),
         ({"max_shapes": 0}, r"max_shapes 0; allowed is 1 to 64"),
+        ({"seed": -1}, r"seed -1; allowed is 0 to"),
+        ({"seconds": float("inf")}, r"seconds inf; allowed is a positive number"),
+        ({"micro_batches": (0, 16)}, r"micro_batches \(0, 16\); allowed are divisors of the batch of 16"),
+        ({"fixed": {"patch": 0}}, r"'patch': 0.* divides edges by 0; allowed is a whole number from 1"),
+        ({"network": "unet", "model": {"depth": "deep"}, "fixed": {}}, r"network 'unet' with \{'depth': 'deep'\}"),
         ({"warm_up": -0.1}, r"warm_up -0\.1; allowed is 0 to 1"),
     ],
 )

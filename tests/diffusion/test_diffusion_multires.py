@@ -201,7 +201,9 @@ def test_the_network_sees_where_a_crop_lies():
         ({"form": "pyramid"}, "progressive"),
         ({"form": "mixed"}, "rungs is empty"),
         ({"form": "mixed", "rungs": [6, 4]}, "ascending"),
-        ({"form": "mixed", "rungs": [5]}, "multiples of the patch of 2"),
+        ({"form": "mixed", "rungs": [5]}, "multiples of 2 for this network"),
+        ({"form": ["mixed"], "rungs": [4]}, "allowed: fixed"),
+        ({"form": "mixed", "rungs": [4], "tokens_constant": 3}, "allowed is true or false"),
         ({"form": "mixed", "rungs": [4], "share": 1.5}, "0 to 1"),
         ({"form": "high_noise", "rungs": [4], "split": 0.3}, "no multiple"),
         ({"form": "patches", "rungs": [4]}, "coarse_patch"),
@@ -222,6 +224,17 @@ def test_rungs_of_progressive_join_the_ladder_of_the_knob(tiny_config):
 def test_rungs_that_the_pictures_do_not_allow_are_refused(make_trainer, rungs):
     with pytest.raises(ConfigurationError, match="allowed are"):
         make_trainer(multires={"form": "progressive", "rungs": rungs})
+
+
+def test_edges_that_the_network_cannot_divide_are_refused_before_a_knob_moves_there(tiny_config, make_trainer):
+    unet = {"network": "unet", "model": {"width": 8, "depth": 3}, "fixed": {}}
+    with pytest.raises(ConfigurationError, match=r"rungs \(6,\); allowed are multiples of 4"):
+        replace(tiny_config, **unet, multires={"form": "mixed", "rungs": [6]})
+    with pytest.raises(ConfigurationError, match=r"resolutions \(4, 6, 8\); allowed are multiples of 4"):
+        replace(tiny_config, **unet).declarations()
+    coarse = {"fixed": {**tiny_config.fixed, "coarse_patch": 6}, "multires": {"form": "patches", "rungs": [6]}}
+    with pytest.raises(ConfigurationError, match="divisors of 8 pixels"):
+        make_trainer(**coarse)
 
 
 def test_crops_need_a_network_that_takes_coordinates(tiny_config):

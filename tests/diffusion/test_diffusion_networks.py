@@ -7,6 +7,7 @@ import pytest
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.dit import DiT
 from autotuner.diffusion.unet import UNet
+from autotuner.errors import ConfigurationError
 
 NETWORKS = {
     "dit_relu": lambda: DiT(1, 3, 8, width=16, depth=2, patch=2),
@@ -63,6 +64,19 @@ def test_attention_carries_information_between_distant_patches(network):
 def test_a_new_network_starts_at_zero_output():
     for build in NETWORKS.values():
         assert float(mx.abs(build()(image(), mx.array([0.1, 0.2]), mx.array([0, 1]))).max()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("build", "complaint"),
+    [
+        (lambda: DiT(1, 3, 8, width=50, heads=3), "width 50 with 3 heads; allowed are multiples of the heads"),
+        (lambda: DiT(1, 3, 8, attention="sofmax"), "attention 'sofmax'; allowed: relu, softmax"),
+        (lambda: UNet(1, 3, 8, width=10), "width 10; allowed are multiples of 8"),
+    ],
+)
+def test_an_architecture_that_cannot_be_is_refused_when_it_is_built(build, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        build()
 
 
 def test_patches_come_back_where_they_were():

@@ -83,6 +83,8 @@ def test_values_arrive_with_their_types(written):
         ("training = 3", r"training is 3; allowed is a section \[training\]"),
         ("name = 3", r"name is 3; allowed is str"),
         ("x = [", "not a TOML file"),
+        ("[data]\nresolution = 0", r"data\.resolution 0; allowed is a positive number"),
+        ('out = "pictures/out"\n[data]\nsource = "pictures"', r"out .*pictures/out lies in data\.source"),
     ],
 )
 def test_a_wrong_file_is_answered_with_its_name_the_value_and_what_is_allowed(written, text, complaint):
@@ -103,6 +105,36 @@ def test_a_change_from_the_command_line_wins_and_is_checked_too(written):
     assert (read.config.seconds, read.config.model["width"], read.config.name) == (7.0, 32, "other")
     with pytest.raises(ConfigurationError, match=r"budget\.seconds is 'soon'"):
         recipe.read(path, {"budget.seconds": "soon"})
+
+
+def test_a_budget_in_steps_alone_has_no_bound_in_seconds(written):
+    assert recipe.read(written("[budget]\nsteps = 9")).config.seconds is None
+    both = recipe.read(written("[budget]\nsteps = 9\nseconds = 5")).config
+    assert (both.seconds, both.steps) == (5.0, 9)
+
+
+@pytest.mark.parametrize(("batch", "ladder", "start"), [(16, (8, 16), 16), (128, (8, 16, 32, 64), 64), (100, (100,), 100)])
+def test_micro_batches_follow_another_batch_unless_the_file_says_them(written, batch, ladder, start):
+    config = recipe.read(written(f"[training]\nbatch = {batch}")).config
+    assert (config.micro_batches, config.micro_batch) == (ladder, start)
+
+
+def test_a_resolution_ladder_is_checked_against_the_pictures_not_the_preset(written, pictures):
+    text = f'[data]\nsource = "{pictures}"\nresolution = 24\n[knobs]\nresolutions = '
+    assert recipe.read(written(text + "[12, 24]")).prepared()[1].resolutions == (12, 24)
+    for ladder, complaint in (("[12, 20]", "resolution 24 is not on its ladder"), ("[10, 24]", "allowed are multiples of 4")):
+        with pytest.raises(ConfigurationError, match=rf"mine\.toml: .*{complaint}"):
+            recipe.read(written(text + ladder)).prepared()
+
+
+def test_every_path_of_a_file_counts_from_the_file(written, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    path = written('preset = "stable-diffusion-lora"\n[data]\nsource = "pictures"\n[model]\nfolder = "sd"')
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    read = recipe.read(Path("..") / path.name)
+    folder = Path(read.config.fixed["folder"])
+    assert (read.out, Path(read.source), folder) == (tmp_path / "runs/mine", tmp_path / "pictures", tmp_path / "sd")
+    assert recipe.read(written('[data]\nsource = "hf:fashion_mnist"')).source == "hf:fashion_mnist"
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
@@ -128,6 +160,27 @@ def test_a_folder_in_buckets_stays_within_the_budget_of_shapes(written, pictures
     assert len(dataset.shapes_at(16)) == 3
     assert len(dataset.buckets) * len(config.resolutions) * len(config.micro_batches) <= config.max_shapes
     assert config.micro_batch in config.micro_batches
+
+
+BUCKETED = 'preset = "unet-tiny"\n[data]\nsource = "pictures"\nresolution = 16\nbuckets = 3\n[knobs]\n'
+
+
+def test_what_the_file_says_of_knobs_holds_with_buckets_too(written, pictures):
+    assert recipe.read(written(BUCKETED + "micro_batch = 8")).prepared()[1].micro_batches == (8, 16)
+    assert recipe.read(written(BUCKETED + "micro_batches = [64]\nresolutions = [8, 16]")).prepared()[1].resolutions == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "complaint"),
+    [
+        ("resolutions = [8, 12, 16]\nmax_shapes = 4", r"3 buckets at resolutions \(8, 12, 16\) .* shapes; allowed are 4"),
+        ("micro_batches = [8, 32, 64]", r"micro-batches \(8, 32, 64\) make 9 shapes"),
+        ("max_shapes = 2", r"make 3 shapes; allowed are 2 \(knobs\.max_shapes\)"),
+    ],
+)
+def test_more_shapes_than_the_budget_are_refused(written, pictures, knobs, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        recipe.read(written(BUCKETED + knobs)).prepared()
 
 
 @pytest.mark.parametrize(

@@ -358,7 +358,7 @@ def test_nothing_but_shapes_distinguishes_two_calls_of_the_compiled_step(make_tr
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"micro_batches": (5, 16)}, "does not divide"),
+        ({"micro_batches": (5, 16)}, "allowed are divisors of the batch of 16"),
         ({"resolution": 7}, "not on its ladder"),
         ({"network": "vit"}, "allowed: dit, unet"),
         ({"steps": None}, "bounds the training"),
