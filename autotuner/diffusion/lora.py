@@ -95,10 +95,8 @@ def add(module: nn.Module, rank: int, alpha: float | None = None, targets: Seque
 def adapt(module: nn.Module, layers: Mapping[str, tuple[int, float]]) -> None:
     """Adapt the linear layers named, each with its rank and alpha; the rest stays as it is."""
     known = dict(module.named_modules())
-    for name in layers:
-        if not isinstance(known.get(name), nn.Linear) or isinstance(known[name], LoRALinear):
-            raise ConfigurationError(f"{name} is no linear layer of {type(module).__name__} that an adapter can be put on")
-    module.update_modules(tree_unflatten([(name, LoRALinear(known[name], *layers[name])) for name in layers]))
+    adapted = [(name, LoRALinear(_adaptable(module, known, name), *sizes)) for name, sizes in layers.items()]
+    module.update_modules(tree_unflatten(adapted))
 
 
 def layers(module: nn.Module) -> dict[str, LoRALinear]:
@@ -155,31 +153,47 @@ def load(source: str | Path, modules: Mapping[str, nn.Module]) -> list[str]:
     """Adapt ``modules`` as a file of peft or diffusers says and set A and B; returns the adapted layers' names.
 
     Only A and B are trainable afterwards in a module that the file adapts. Raises ConfigurationError for a file that holds
-    anything else, or layers that the modules do not have.
+    anything else, or layers that the modules do not have; the modules are then as they were.
     """
     found = read(source)
     strangers = sorted({row.component for row in found} - modules.keys())
     if strangers:
         raise ConfigurationError(f"{source}: adapts {', '.join(strangers)}; here are {', '.join(modules)}")
-    for component, module in modules.items():
-        rows = [row for row in found if row.component == component]
+    own = {component: [row for row in found if row.component == component] for component in modules}
+    for component, rows in own.items():
+        _check(modules[component], rows)
+    for component, rows in own.items():
         if rows:
-            module.freeze()
-            _set(module, rows)
+            modules[component].freeze()
+            _set(modules[component], rows)
     return [f"{row.component}.{row.layer}" for row in found]
+
+
+def _check(module: nn.Module, rows: Sequence[Found]) -> None:
+    known = dict(module.named_modules())
+    for row in rows:
+        layer = _adaptable(module, known, _own_name(row.layer, known))
+        if (row.down.shape[1], row.up.shape[0]) != layer.weight.shape[::-1] or row.down.shape[0] != row.up.shape[1]:
+            raise ConfigurationError(
+                f"{row.component}.{row.layer}: A {row.down.shape} and B {row.up.shape} do not fit a weight {layer.weight.shape}"
+            )
 
 
 def _set(module: nn.Module, rows: Sequence[Found]) -> None:
     known = dict(module.named_modules())
     names = {row.layer: _own_name(row.layer, known) for row in rows}
     adapt(module, {names[row.layer]: (row.down.shape[0], row.alpha) for row in rows})
+    adapted = layers(module)
     for row in rows:
-        layer = layers(module)[names[row.layer]]
-        if (row.down.shape[1], row.up.shape[0]) != layer.weight.shape[::-1]:
-            raise ConfigurationError(
-                f"{row.component}.{row.layer}: A {row.down.shape} and B {row.up.shape} do not fit a weight {layer.weight.shape}"
-            )
+        layer = adapted[names[row.layer]]
         layer.lora_A.weight, layer.lora_B.weight = row.down.astype(mx.float32), row.up.astype(mx.float32)
+
+
+def _adaptable(module: nn.Module, known: Mapping[str, Any], name: str) -> nn.Linear:
+    layer = known.get(name)
+    if not isinstance(layer, nn.Linear) or isinstance(layer, LoRALinear):
+        raise ConfigurationError(f"{name} is no linear layer of {type(module).__name__} that an adapter can be put on")
+    return layer
 
 
 def _own_name(name: str, known: Mapping[str, Any]) -> str:

@@ -233,6 +233,16 @@ def test_a_file_that_cannot_be_meant_is_refused(unet, tmp_path, arrays, message)
     assert message in refused(tmp_path, {name: mx.zeros(shape) for name, shape in arrays.items()}, unet)
 
 
+def test_a_file_that_is_refused_leaves_the_model_as_it_was(unet, tmp_path):
+    first, second = LAYER, LAYER.replace("to_q", "to_v")
+    shapes = {f"{first}.lora_A.weight": (2, 16), f"{first}.lora_B.weight": (16, 2)}
+    shapes |= {f"{second}.lora_A.weight": (2, 16), f"{second}.lora_B.weight": (16, 3)}
+    trained = [name for name, _ in tree_flatten(unet.trainable_parameters())]
+    assert "do not fit a weight" in refused(tmp_path, {name: mx.zeros(shape) for name, shape in shapes.items()}, unet)
+    assert lora.layers(unet) == {}
+    assert [name for name, _ in tree_flatten(unet.trainable_parameters())] == trained
+
+
 def test_weight_decomposition_is_refused_by_name(unet, tmp_path):
     arrays = {f"{LAYER}.lora_A.weight": mx.zeros((2, 16)), f"{LAYER}.lora_B.weight": mx.zeros((16, 2))}
     metadata = {"lora_adapter_metadata": '{"unet.use_dora": true}'}
