@@ -47,11 +47,15 @@ def unet_2d(
 ) -> Labelled:
     """diffusers' UNet2DModel with the weights of ``folder``, or with random ones and ``own`` keys of its `config.json`.
 
-    A folder's model without classes is not told any. Raises ConfigurationError when its channels or classes are not the data's.
+    A folder's model without classes is not told any. Raises ConfigurationError when its channels or classes are not the data's,
+    or its timesteps not positional.
     """
     sizes = {"in_channels": channels, "out_channels": channels, "sample_size": resolution, "num_class_embeds": classes + 1}
     model = UNet2DModel({**sizes, **own}) if folder is None else load(UNet2DModel, _folder(folder, own))
     _fits(model.config, {"in_channels": (channels,), "out_channels": (channels,), "num_class_embeds": (classes + 1, None)})
+    # Fourier features take the logarithm of sigma and learned ones a table of whole steps; here are fractions, 0 and below.
+    kind = model.config["time_embedding_type"]
+    model.config.require(kind == "positional", "time_embedding_type", "positional in a training")
     return Labelled(model, channels, model.config["num_class_embeds"] is not None, _scale(config))
 
 

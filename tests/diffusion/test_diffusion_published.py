@@ -138,6 +138,14 @@ def test_a_folder_brings_its_weights_and_must_fit_the_images(network, tmp_path):
         networks.build_network(replace(from_folder, model={"dropout": 0.0}), 1, 3, 8)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"time_embedding_type": "fourier"}, {"time_embedding_type": "learned", "num_train_timesteps": 9}]
+)
+def test_timesteps_that_a_process_does_not_tell_are_refused(changes):
+    with pytest.raises(ConfigurationError, match=r"time_embedding_type = '\w+'; allowed is positional"):
+        networks.build_network(small("unet2d", **UNET_2D, **changes), 1, 3, 8)
+
+
 def test_an_unknown_parameter_is_refused_by_name():
     with pytest.raises(ConfigurationError, match="widths"):
         networks.build_network(small("dit", widths=3), 1, 3, 8)
