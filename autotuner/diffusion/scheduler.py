@@ -104,10 +104,11 @@ class Scheduler:
         if self.timestep_spacing == "leading":
             found = np.arange(steps)[::-1] * (count // steps) + self.steps_offset
         elif self.timestep_spacing == "trailing":
-            found = np.rint(np.arange(count, 0, -count / steps)) - 1
+            found = np.rint(count - np.arange(steps) * (count / steps)) - 1
         else:
             found = np.rint(np.linspace(0, count - 1, steps))[::-1]
-        return np.clip(found, 0, count - 1).astype(int)
+        # An offset may not push two steps onto the last one.
+        return np.minimum(found, count - 1 - np.arange(steps)).astype(int)
 
     @property
     def _betas(self) -> str:

@@ -124,6 +124,8 @@ class StableDiffusion:
         self, prompts: Sequence[str], negative: str | Sequence[str], guidance: float, size: tuple[int, int]
     ) -> Condition:
         """What the network sees of the text; negative prompts first and everything in one batch, unless guidance is 1."""
+        if isinstance(prompts, str) or not prompts:
+            raise ConfigurationError(f"prompts {prompts!r}; allowed is a list of one or more")
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
         if len(negatives) != len(prompts):
             raise ConfigurationError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; allowed is one or as many")
@@ -158,8 +160,11 @@ class StableDiffusion:
         """Standard normal latents for pictures of so many pixels; None is the size that the model was trained on."""
         reduction = self.vae.reduction
         side = self.unet.config["sample_size"]
-        sizes = [side * reduction if size is None else size for size in (height, width)]
-        if any(size < reduction or size % reduction for size in sizes):
+        trained = side if isinstance(side, tuple) else (side, side)
+        sizes = [
+            edge and edge * reduction if size is None else size for size, edge in zip((height, width), trained, strict=True)
+        ]
+        if any(size is None or size < reduction or size % reduction for size in sizes):
             raise ConfigurationError(f"height {sizes[0]}, width {sizes[1]}; allowed are multiples of {reduction}")
         shape = (count, sizes[0] // reduction, sizes[1] // reduction, self.vae.config["latent_channels"])
         return mx.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))

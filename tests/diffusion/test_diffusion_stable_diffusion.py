@@ -13,6 +13,8 @@ from tiny_pipeline import open_pipeline, write_pipeline
 
 from autotuner.diffusion import lora
 from autotuner.diffusion.blas import mx
+from autotuner.diffusion.models.unet_2d_condition import UNet2DConditionModel
+from autotuner.diffusion.models.weights import load
 from autotuner.diffusion.scheduler import Scheduler
 from autotuner.diffusion.stable_diffusion import StableDiffusion
 from autotuner.errors import ConfigurationError
@@ -204,6 +206,26 @@ def test_wrong_wishes_are_refused_with_what_is_allowed(ours, changes, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("prompts", ["cat", []])
+def test_a_prompt_outside_a_list_is_not_taken_for_one_of_each_letter(ours, prompts):
+    with pytest.raises(ConfigurationError, match="allowed is a list of one or more"):
+        ours.text_to_image(prompts, steps=2)
+
+
+@pytest.mark.parametrize(("told", "shape"), [(8, (8, 8)), ([8, 12], (8, 12)), (None, None)])
+def test_a_model_may_tell_its_size_by_one_edge_by_two_or_not_at_all(plain, ours, tmp_path, told, shape):
+    shutil.copytree(plain / "unet", tmp_path / "unet")
+    path = tmp_path / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": told}))
+    pipeline = StableDiffusion(load(UNet2DConditionModel, tmp_path / "unet"), ours.vae, ours.text, ours.scheduler)
+    assert pipeline.noise(1, 16, 24, seed=0).shape == (1, 8, 12, 4)
+    if shape is not None:
+        assert pipeline.noise(1, None, None, seed=0).shape == (1, *shape, 4)
+    else:
+        with pytest.raises(ConfigurationError, match="height None, width None; allowed are multiples of 2"):
+            pipeline.noise(1, None, None, seed=0)
+
+
 def test_wrong_pictures_are_refused(ours):
     with pytest.raises(ConfigurationError, match="multiples of 2"):
         ours.image_to_image(np.zeros((1, 15, 16, 3), np.uint8), ["cat"])
@@ -242,6 +264,17 @@ def test_timesteps_are_those_of_diffusers(spacing, steps):
     theirs = DDIMScheduler(timestep_spacing=spacing)
     theirs.set_timesteps(steps)
     assert Scheduler.read({"timestep_spacing": spacing}, "here").timesteps(steps).tolist() == theirs.timesteps.tolist()
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_any_number_of_steps_is_that_many_falling_timesteps(spacing, offset):
+    scheduler = Scheduler(timestep_spacing=spacing, steps_offset=offset)
+    for steps in range(1, 1001):
+        visited = scheduler.timesteps(steps)
+        assert len(visited) == steps
+        assert (np.diff(visited) < 0).all()
+        assert 0 <= visited[-1] <= visited[0] < 1000
 
 
 def test_what_a_file_leaves_out_is_what_diffusers_supposes():
