@@ -65,7 +65,9 @@ def restore(trainer: Trainer, path: Path) -> None:
         was, now = document["data"][name], getattr(trainer.dataset, name)
         if was != now:
             raise CheckpointError(f"{path}: {name} of the images was {was!r}, this training has {now!r}")
-    stages = trainer.stages
+    stages, ladder = trainer.stages, trainer.config.student_ladder
+    if document["stage"] > len(ladder):
+        raise CheckpointError(f"{path}: in distillation stage {document['stage']}; student_ladder {ladder!r} has no such stage")
     try:
         stages.teacher.restore(_state(vectors, "teacher"))
         if "student.weights" in vectors:
@@ -75,9 +77,11 @@ def restore(trainer: Trainer, path: Path) -> None:
     stages.stage, stages.images, stages.student_of = document["stage"], document["learned"], document["student_of"]
     trainer.step, trainer.images, trainer.seconds_before = document["step"], document["images"], document["seconds"]
     trainer.not_finite_steps, trainer.lr_scale = document["not_finite_steps"], document["lr_scale"]
-    trainer.stage_entered, trainer.peak_bytes = document["stage_entered"], document.get("peak_bytes", 0)
+    trainer.peak_bytes = document.get("peak_bytes", 0)
     trainer.evaluations = [Evaluated(**row) for row in document["evaluations"]]
-    trainer.snapshots = document.get("snapshots", 0)
+    spent = _budget_used(document)
+    trainer.stage_entered = document["stage_entered"] * (trainer.budget_used / spent if spent else 1.0)
+    trainer.snapshots = min(document.get("snapshots", 0), int(trainer.budget_used * trainer.config.ema_snapshots))
     if document.get("gradient_checkpointing", False) != stages.gradient_checkpointing:
         trainer.set_gradient_checkpointing(not stages.gradient_checkpointing)
     trainer.restore_knobs(document["knobs"], document["changes"])
@@ -124,6 +128,11 @@ def samples(path: Path, who: str, steps: int, count: int, seed: int, sigma_rel: 
     denoiser.update(Layout(denoiser).unpack(weights))
     labels, shape = np.arange(count) % data["classes"], (data["resolution"], data["resolution"], data["channels"])
     return draw(denoiser, config, who, labels, shape, steps, seed)
+
+
+def _budget_used(document: dict[str, Any]) -> float:
+    bounds = (("seconds", document["config"]["seconds"]), ("step", document["config"]["steps"]))
+    return max(document[spent] / bound if bound else 0.0 for spent, bound in bounds)
 
 
 def _evaluated(vectors: dict[str, mx.array], who: str) -> mx.array:

@@ -44,6 +44,7 @@ def attached(
         framework="mlx",
         budget_seconds=config.seconds,
         budget_steps=config.steps,
+        max_shapes=config.max_shapes,
         quality_metric=features.metric_name(config.quality_features, dataset),
         search_space=space if space is not None else presets.SEARCH_SPACE.get(config.network, {}),
         state_dir=state_directory,

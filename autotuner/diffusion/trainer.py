@@ -91,7 +91,6 @@ class Trainer:
         """Whether a checkpoint was written since the last step."""
         self.peak_bytes = 0
         self.shapes: set[tuple[int, int, bool]] = set()
-        self._traced: set[tuple[int, int, bool, bool, int | None]] = set()
         self._began: float | None = None
         self.lr_scale = 1.0
         self.stage_entered = 0.0
@@ -144,7 +143,6 @@ class Trainer:
         Raises ConfigurationError where the network cannot.
         """
         self.stages.set_gradient_checkpointing(on)
-        self._traced = set()
 
     def _refuse_new_shape(self, name: str, value: float) -> None:
         """The hook refuses what a daemon asks for beyond the budget of shapes; the script's own changes are refused here."""
@@ -167,13 +165,19 @@ class Trainer:
 
     def _follow_plan(self) -> None:
         edge = self.multires.planned_edge(self.config.resolution, self.budget_used)
-        moved = {change.by for change in self.knobs.changes if change.knob == "resolution"}
-        if self.multires.form == "progressive" and moved <= {"plan"} and self._change("resolution", edge, "plan"):
-            self.run.set("resolution", edge)
-        stage = self.knobs.whole("distill")
+        if self.multires.form == "progressive" and self._only_the_plan_moved("resolution"):
+            self._plan("resolution", edge)
         planned = plan.planned_stage(self.budget_used, len(self.config.student_ladder))
-        if planned > stage and self._change("distill", planned, "plan"):
-            self.run.set("distill", planned)
+        # back, too: a training resumed with a larger budget has a teacher to train before its students
+        if planned > self.knobs["distill"] or self._only_the_plan_moved("distill"):
+            self._plan("distill", planned)
+
+    def _plan(self, name: str, value: float) -> None:
+        if self._change(name, value, "plan"):
+            self.run.set(name, value)
+
+    def _only_the_plan_moved(self, name: str) -> bool:
+        return all(change.by == "plan" for change in self.knobs.changes if change.knob == name)
 
     def _change(self, name: str, value: float, by: str) -> bool:
         changed = self.knobs.change(name, value, self.step + 1, self.seconds, by)
@@ -190,10 +194,7 @@ class Trainer:
         self._set_density(self.knobs["timestep_density"])
 
     def _enter_stage(self, value: float) -> None:
-        before = self.stages.student
         self.stages.enter(int(value))
-        if self.stages.student is not before:  # a new student is a new compiled step
-            self._traced = {shape for shape in self._traced if not shape[2]}
         self.stage_entered = self.budget_used
 
     def _limit_cache(self, value: float) -> None:
@@ -209,10 +210,11 @@ class Trainer:
         resolution, micro_batch = self.knobs.whole("resolution"), self.knobs.whole("micro_batch")
         views = self._views(resolution)
         rate = self._learning_rate()
-        flags = self._saved()
-        for view in merged(views):
-            flags |= self._first_of_shape(view.edge, self._piece(view, views, micro_batch), view)
+        flags, traces = self._saved(), len(self.stages.learner.signatures)
+        self.shapes |= {(view.edge, self._piece(view, views, micro_batch), self.stages.stage > 0) for view in merged(views)}
         loss, finite = self._learn(views, micro_batch, rate)
+        if len(self.stages.learner.signatures) > traces:
+            flags |= FLAG_FIRST_OF_SHAPE
         if not finite:
             flags |= FLAG_NOT_FINITE
             self.not_finite_steps += 1
@@ -298,14 +300,6 @@ class Trainer:
     def _stage_progress(self) -> float:
         planned = (1 - plan.TEACHER_SHARE) / max(len(self.config.student_ladder), 1)
         return (self.budget_used - self.stage_entered) / planned
-
-    def _first_of_shape(self, resolution: int, micro_batch: int, view: View) -> int:
-        shape = (resolution, micro_batch, self.stages.stage > 0)
-        trace = (*shape, view.located, view.patch)
-        first = trace not in self._traced
-        self._traced.add(trace)
-        self.shapes.add(shape)
-        return FLAG_FIRST_OF_SHAPE if first else 0
 
     def _saved(self) -> int:
         saved, self.saved = self.saved, False

@@ -12,6 +12,7 @@ from autotuner.diffusion.data import BucketedDataset, read_buckets
 from autotuner.diffusion.data.shapes import Shape, _candidates, assign, choose_shapes, cut
 from autotuner.diffusion.trainer import Trainer
 from autotuner.errors import DatasetError
+from autotuner.messages import FLAG_FIRST_OF_SHAPE
 
 
 def total_cut(sizes, shapes):
@@ -127,11 +128,15 @@ def test_a_position_between_two_batches_is_refused(folder):
 def test_a_training_takes_batches_of_the_pictures_own_shapes(folder, tiny_config):
     dataset = read_buckets(folder, 16, 4, held_out=4)
     unet = {"network": "unet", "model": {"width": 8, "depth": 2}, "fixed": {}, "resolution": 16, "resolutions": (8, 16)}
-    config = replace(tiny_config, **unet, steps=12, batch=8, micro_batch=8, micro_batches=(4, 8), held_out_images=4)
+    sizes = {"batch": 8, "micro_batch": 8, "micro_batches": (4, 8), "held_out_images": 4}
+    config = replace(tiny_config, **unet, **sizes, steps=12, student_ladder=())
     trainer, seen = Trainer(config, dataset), []
     taken, trainer.batches.take = trainer.batches.take, lambda wanted: seen.append(taken(wanted)) or seen[-1]
     records = list(trainer.steps())
-    assert {given.shown[0].images.shape[1:3] for given in seen} == set(dataset.shapes_at(16))
+    shapes = [given.shown[0].images.shape[1:3] for given in seen]
+    assert set(shapes) == set(dataset.shapes_at(16))
+    first = [shape not in shapes[:number] for number, shape in enumerate(shapes)]
+    assert [bool(record.flags & FLAG_FIRST_OF_SHAPE) for record in records] == first
     assert all(np.isfinite(record.loss) for record in records)
 
 

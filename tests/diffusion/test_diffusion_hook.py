@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,13 @@ def test_every_knob_of_the_table_is_offered_with_its_ladder(attached, tiny_confi
     assert declaration.quality_metric == "frechet_pca64"
     assert declaration.model == tiny_config.model
     assert declaration.search_space == presets.SEARCH_SPACE["dit"]
+
+
+def test_the_budget_of_shapes_holds_for_the_daemon_too(tiny_config, stripes, tmp_path):
+    options = command.parser().parse_args(["train", "--out", str(tmp_path), "--state-dir", str(tmp_path)])
+    _, run = command._attached(replace(tiny_config, max_shapes=3), stripes, options)
+    with run:
+        assert Declaration.from_json((run.directory / "run.json").read_text()).max_shapes == 3
 
 
 def test_a_guided_run_distils_when_the_daemon_says_so(attached, make_trainer, take):

@@ -93,6 +93,53 @@ def test_a_checkpoint_of_another_kind_of_training_is_refused(make_trainer, tmp_p
         checkpoint.restore(make_trainer(**changes), path)
 
 
+def test_a_larger_budget_trains_the_teacher_further_and_then_its_students_anew(make_trainer, tmp_path):
+    path = tmp_path / checkpoint.FILE_NAME
+    first = make_trainer(steps=20)
+    assert [r.stage for r in first.steps()][-1] == 2
+    checkpoint.save(first, path)
+    learned = first.stages.images["teacher"]
+    second = make_trainer(steps=40)
+    checkpoint.restore(second, path)
+    assert [r.stage for r in second.steps()] == [0] * 8 + [1] * 6 + [2] * 6
+    assert second.stages.images["teacher"] == second.stages.student_of == learned + 8 * 16
+
+
+def test_a_stage_that_somebody_else_chose_is_left_alone_by_a_larger_budget(make_trainer, tmp_path):
+    path = tmp_path / checkpoint.FILE_NAME
+    first = make_trainer(steps=20)
+    drive(first, 5)
+    first.set_knob("distill", 1)
+    drive(first, 10)
+    checkpoint.save(first, path)
+    entered = first.stage_entered
+    second = make_trainer(steps=40)
+    checkpoint.restore(second, path)
+    assert second.stage_entered == pytest.approx(entered / 2)
+    assert {r.stage for r in second.steps() if r.step < 28} == {1}
+
+
+def test_a_larger_budget_goes_on_keeping_snapshots(make_trainer, tmp_path):
+    path = tmp_path / checkpoint.FILE_NAME
+    power = {"ema": "power", "ema_snapshots": 10, "student_ladder": (), "out": tmp_path}
+    first = make_trainer(**power, steps=20)
+    drive(first, 20)
+    checkpoint.save(first, path)
+    second = make_trainer(**power, steps=40)
+    checkpoint.restore(second, path)
+    drive(second, 40)
+    assert sorted(int(file.stem) for file in (tmp_path / posthoc.FOLDER).iterdir()) == [*range(2, 21, 2), *range(24, 41, 4)]
+
+
+def test_a_stage_that_the_ladder_no_longer_has_is_refused(make_trainer, tmp_path):
+    path = tmp_path / checkpoint.FILE_NAME
+    first = make_trainer(steps=20)
+    drive(first, 20)
+    checkpoint.save(first, path)
+    with pytest.raises(checkpoint.CheckpointError, match=r"distillation stage 2; student_ladder \(4,\) has no such stage"):
+        checkpoint.restore(make_trainer(student_ladder=(4,)), path)
+
+
 def test_checkpointing_that_was_switched_on_live_is_on_after_the_resume(make_trainer, take, tmp_path):
     path = tmp_path / checkpoint.FILE_NAME
     first = make_trainer()
