@@ -86,6 +86,38 @@ def test_a_folder_without_pictures_says_what_it_needs(tmp_path):
         data.find(tmp_path)
 
 
+def test_pictures_stand_upright_as_their_camera_says(tmp_path):
+    for number in range(8):
+        turned = Image.new("RGB", (16, 8), "black")
+        turned.paste("white", (8, 0, 16, 8))
+        exif = turned.getexif()
+        exif[0x0112] = 6  # shown after a quarter turn clockwise
+        turned.save(tmp_path / f"{number}.png", exif=exif)
+    upper, lower = np.split(data.read_folder(tmp_path, 8).images[0, :, :, 0], 2)
+    assert (upper.max(), lower.min()) == (0, 255)
+    (tall,) = data.read_buckets(tmp_path, 8, 1).buckets
+    assert tall.shape.height > tall.shape.width
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_shows_white(tmp_path, mode):
+    for number in range(8):
+        clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+        clear.paste((90, 90, 90, 255), (0, 0, 4, 8))
+        clear.convert(mode).save(tmp_path / f"{number}.png")
+    assert np.unique(data.read_folder(tmp_path, 8).images[0, :, 4:]).tolist() == [255]
+    assert np.ptp(data.read_folder(tmp_path, 8).images[0, :, :4]) == 0
+
+
+def test_hidden_files_are_no_pictures(tmp_path):
+    for number in range(8):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{number}.png")
+    (tmp_path / "._0.png").write_bytes(b"a resource fork")
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / ".thumbnails" / "0.png").write_bytes(b"another")
+    assert data.read_folder(tmp_path, 8).classes == 1
+
+
 def test_a_broken_picture_is_named(tmp_path):
     for number in range(9):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")

@@ -63,8 +63,9 @@ def read_folder(path: Path, resolution: int = FOLDER_EDGE, held_out: int = HELD_
 
 
 def list_folder(path: Path) -> Listing:
-    """The pictures below ``path`` in order of their names; raises DatasetError when they are too few."""
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    """The pictures below ``path`` in order of their names, hidden ones left out; raises DatasetError when they are too few."""
+    found = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
     if len(files) < FEWEST:
         raise DatasetError(f"{path}: {len(files)} pictures found; at least {FEWEST} are needed ({', '.join(IMAGE_SUFFIXES)})")
     groups = [file.relative_to(path).parts[0] if file.parent != path else "" for file in files]
@@ -109,23 +110,36 @@ def chosen(captions: Sequence[str], indices: np.ndarray) -> tuple[str, ...]:
 
 
 def decoded(file: Path, use: Callable[[Image], Result]) -> Result:
-    """What ``use`` makes of the opened picture; raises DatasetError for one that cannot be decoded."""
-    from PIL import Image, UnidentifiedImageError
+    """What ``use`` makes of the opened picture, upright; raises DatasetError for one that cannot be decoded."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(file) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)
             return use(picture)
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{file}: damaged picture ({error})") from None
 
 
 def fitted(picture: Image, size: Size) -> np.ndarray:
-    """uint8 RGB (height, width, 3): the largest part around the middle that has the shape's aspect, area-averaged to it."""
+    """uint8 RGB (height, width, 3): the largest part around the middle that has the shape's aspect, area-averaged to it.
+
+    What is transparent shows white.
+    """
     from PIL import Image
 
     height, width = both(size)
     scale = min(picture.width / width, picture.height / height)
     across, down = round(scale * width), round(scale * height)
     left, top = (picture.width - across) // 2, (picture.height - down) // 2
-    part = picture.convert("RGB").crop((left, top, left + across, top + down))
+    part = _opaque(picture).crop((left, top, left + across, top + down))
     return np.asarray(part.resize((width, height), Image.Resampling.BOX))
+
+
+def _opaque(picture: Image) -> Image:
+    from PIL import Image
+
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
