@@ -128,7 +128,7 @@ class Evaluator:
 
     def measure(self, step: int, seconds: float, images: int, with_quality: bool) -> Evaluated:
         """One evaluation, its values plain numbers; ``took_seconds`` is left to who holds the clock."""
-        loss = float(np.mean(self.held_out_losses()[: self._held_out.measured_bins]))
+        loss = float(np.mean(self.held_out_losses()))
         who = "student" if self.stages.stage and self.stages.student else "teacher"
         steps = self.config.quality_steps
         quality = self.quality(who, steps) if with_quality else math.nan

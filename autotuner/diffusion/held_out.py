@@ -25,20 +25,19 @@ class HeldOut:
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, count: int, resolution: int | None = None) -> None:
         count = min(count, len(images))
-        self.count = count
-        self.measured_bins = min(count, BINS)
-        """Noise levels that have an image: a NaN among them is the model's, not a gap."""
+        which = np.arange(max(count, BINS)) % count  # a few images come again, so that every noise level has one
+        self.count = len(which)
         full = images.shape[1]
         resolution = resolution or full
-        self._images = np.asarray(images[:count]) if resolution == full else resize(images[:count], resolution)
-        self._labels = np.asarray(labels[:count], np.int32)
+        self._images = np.asarray(images[which]) if resolution == full else resize(images[which], resolution)
+        self._labels = np.asarray(labels[which], np.int32)
         self._noise = np.random.default_rng(SEED).standard_normal(self._images.shape).astype(np.float32)
-        self._bins = np.arange(count) % BINS
+        self._bins = np.arange(self.count) % BINS
         levels = reference_sigmas(BINS) * resolution_scale(resolution, full)
         self._sigma = levels[self._bins].astype(np.float32)
 
     def losses(self, denoiser: nn.Module) -> np.ndarray:
-        """Mean weighted error in each of the BINS noise levels (NaN where a tiny set has no image for one)."""
+        """Mean weighted error in each of the BINS noise levels."""
         errors = []
         for start in range(0, self.count, CHUNK):
             part = slice(start, start + CHUNK)
@@ -46,4 +45,4 @@ class HeldOut:
             sigma, labels = mx.array(self._sigma[part]), mx.array(self._labels[part])
             errors.append(np.array(denoising_errors(denoiser, to_model(images), labels, noise, sigma)))
         together = np.concatenate(errors)
-        return np.array([together[self._bins == b].mean() if (self._bins == b).any() else np.nan for b in range(BINS)])
+        return np.array([together[self._bins == b].mean() for b in range(BINS)])
