@@ -6,15 +6,15 @@ import argparse
 import json
 
 from autotuner.cli import OK
-from autotuner.cli.train import add_recipe, recipe_of
+from autotuner.cli.train import add_recipe, not_negative, positive, recipe_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_recipe(parser)
-    parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="sampling steps to measure at")
-    parser.add_argument("--images", type=int, metavar="N", help="pictures of each kind; at most as many as are held out")
-    parser.add_argument("--paired-images", type=int, metavar="N", help="noises of the paired error; 0 leaves it out")
+    parser.add_argument("--steps", type=positive, nargs="+", metavar="N", help="sampling steps to measure at")
+    parser.add_argument("--images", type=positive, metavar="N", help="pictures of each kind; at most as many as are held out")
+    parser.add_argument("--paired-images", type=not_negative, metavar="N", help="noises of the paired error; 0 leaves it out")
     parser.add_argument("--json", action="store_true", help="one line of JSON in place of the table")
 
 

@@ -6,16 +6,18 @@ import argparse
 from pathlib import Path
 
 from autotuner.cli import OK
-from autotuner.cli.train import add_recipe, recipe_of
+from autotuner.cli.train import add_recipe, not_negative, positive, recipe_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_recipe(parser)
     parser.add_argument("--who", choices=("teacher", "student"), default="teacher")
-    parser.add_argument("--steps", type=_positive, default=16, help="sampling steps (default: %(default)s)")
-    parser.add_argument("--count", type=_positive, default=32, help="images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=3, help="the same seed draws the same noise (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=16, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--count", type=positive, default=32, help="images (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=not_negative, default=3, help="the same seed draws the same noise (default: %(default)s)"
+    )
     parser.add_argument(
         "--sigma-rel",
         type=float,
@@ -39,10 +41,3 @@ def run(arguments: argparse.Namespace) -> int:
     save_grid(images, str(target))
     print(target)
     return OK
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; allowed is 1 or more")
-    return value

@@ -7,6 +7,8 @@ import json
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from autotuner.cli import FOUND_WRONG, OK
 from autotuner.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from autotuner.diffusion.config import TrainerConfig
+    from autotuner.diffusion.data import Dataset
     from autotuner.diffusion.recipe import Recipe
     from autotuner.diffusion.trainer import Progress, Trainer
 
@@ -43,6 +47,22 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on, as argparse wants it."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}; allowed is 1 or more")
+    return value
+
+
+def not_negative(text: str) -> int:
+    """A whole number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value}; allowed is 0 or more")
+    return value
+
+
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The checked file with the changes of the command line. Raises ConfigurationError."""
     from autotuner.diffusion import recipe
@@ -67,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         return OK
     if arguments.restart:
         _set_aside(recipe.out)
-    if (recipe.out / "result.json").is_file() and not _budget_grew(recipe.out, config):
+    if _finished(recipe.out, config):
         print(f"{recipe.out} holds the finished training; a larger budget continues it, --restart begins anew")
         return OK
     recipe.out.mkdir(parents=True, exist_ok=True)
@@ -75,17 +95,20 @@ def run(arguments: argparse.Namespace) -> int:
     return _train(recipe, config, dataset, path if path.is_file() else None, hook=recipe.hook and not arguments.no_hook)
 
 
-def _train(recipe: Recipe, config: Any, dataset: Any, resumed: Path | None, *, hook: bool) -> int:
+def _train(recipe: Recipe, config: TrainerConfig, dataset: Dataset, resumed: Path | None, *, hook: bool) -> int:
     from autotuner.diffusion import checkpoint, finetune, launch, result
     from autotuner.diffusion.blas import status
     from autotuner.diffusion.inert import NoRun
     from autotuner.diffusion.trainer import Trainer
 
     attached: Any = NoRun()
+    planned = config
     if hook:
         config, attached = launch.attached(
             config, dataset, state_directory=recipe.state_directory, keep_architecture=recipe.keep_architecture, resumed=resumed
         )
+    if config.model != planned.model:
+        print(f"{'the checkpoint has' if resumed else 'the search proposes'} {config.model}, the file {planned.model}")
     print(f"{dataset.origin}; {status().sentence}")
     with attached:
         trainer = Trainer(config, dataset, attached, out=recipe.out)
@@ -93,8 +116,7 @@ def _train(recipe: Recipe, config: Any, dataset: Any, resumed: Path | None, *, h
             checkpoint.restore(trainer, resumed)
         at = f"continues at step {trainer.step}" if resumed else "begins"
         print(f"{config.name} {at}: {trainer.stages.teacher.layout.size:,} parameters, results in {recipe.out}")
-        _stop_on_signals(trainer)
-        with Bar(trainer) as bar:
+        with Bar(trainer) as bar, _stopping_on_signals(trainer):
             launch.drive(trainer, recipe.out / checkpoint.FILE_NAME, bar.show)
         if trainer.budget_used < 1:
             attached.close("interrupted")
@@ -109,15 +131,20 @@ def _train(recipe: Recipe, config: Any, dataset: Any, resumed: Path | None, *, h
     return OK
 
 
-def _stop_on_signals(trainer: Trainer) -> None:
-    """End after the present step; a second signal ends at once, and the last checkpoint stays."""
+@contextmanager
+def _stopping_on_signals(trainer: Trainer) -> Iterator[None]:
+    """A signal ends the training after the present step; a second one ends it at once, and the last checkpoint stays."""
 
     def stop(number: int, _: object) -> None:
         trainer.stop()
         signal.signal(number, signal.default_int_handler)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _summarise(document: dict[str, Any], out: Path) -> None:
@@ -130,9 +157,13 @@ def _summarise(document: dict[str, Any], out: Path) -> None:
     print(f"grids: {', '.join(row['file'] for row in document['grids'])} in {out}")
 
 
-def _budget_grew(out: Path, config: Any) -> bool:
-    done = json.loads((out / "result.json").read_text(encoding="utf-8"))["config"]
-    return any((getattr(config, name) or 0) > (done[name] or 0) for name in ("seconds", "steps"))
+def _finished(out: Path, config: TrainerConfig) -> bool:
+    """Whether the training in ``out`` has ended and spent this budget."""
+    if not (out / "result.json").is_file():
+        return False
+    done = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    bounds = ((done["seconds"], config.seconds), (done["steps"], config.steps))
+    return any(bound is not None and spent >= bound for spent, bound in bounds)
 
 
 def _set_aside(out: Path) -> None:

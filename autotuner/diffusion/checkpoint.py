@@ -146,7 +146,10 @@ def _reconstructed(path: Path, vectors: dict[str, mx.array], who: str, sigma_rel
     updates = float(vectors["teacher.updates"])
     now = [Snapshot(*row) for row in zip(SIGMA_RELS, [updates] * 2, _numbered(vectors, "teacher.profile"), strict=False)]
     earlier = posthoc.load(path.parent / posthoc.FOLDER, until=updates - 1)
-    return posthoc.reconstruct([*earlier, *now], sigma_rel)
+    try:
+        return posthoc.reconstruct([*earlier, *now], sigma_rel)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _configured(document: dict[str, Any]) -> TrainerConfig:

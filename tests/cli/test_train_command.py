@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -57,6 +58,8 @@ def test_any_width_of_average_can_be_drawn_from_where_snapshots_are_kept(config,
     assert main(["sample", str(config), "--steps", "2", "--count", "2", "--sigma-rel", "0.07"]) == 0
     assert main(["sample", str(config), "--steps", "2", "--who", "student", "--sigma-rel", "0.07"]) == 1
     assert "snapshots are kept of the teacher only" in capsys.readouterr().err
+    assert main(["sample", str(config), "--sigma-rel", "0.5"]) == 1
+    assert "sigma_rel 0.5; allowed is more than 0 and less than 0.2887" in capsys.readouterr().err
 
 
 def test_the_same_command_again_says_that_it_is_finished_and_a_larger_budget_continues(config, capsys):
@@ -66,6 +69,25 @@ def test_the_same_command_again_says_that_it_is_finished_and_a_larger_budget_con
     assert main(["train", str(config), "--no-hook", "--set", "budget.steps=8"]) == 0
     assert "continues at step 6" in capsys.readouterr().out
     assert json.loads((config.parent / "here" / "result.json").read_text())["steps"] == 8
+
+
+def test_another_bound_that_is_already_spent_is_not_trained_for(config, capsys):
+    main(["train", str(config), "--no-hook"])
+    capsys.readouterr()
+    assert main(["train", str(config), "--no-hook", "--set", "budget.seconds=1e-3"]) == 0
+    assert "holds the finished training" in capsys.readouterr().out
+
+
+def test_a_signal_while_the_result_is_measured_ends_the_command_and_the_next_one_concludes(config, capsys, monkeypatch):
+    from autotuner.diffusion import result
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patched:
+        patched.setattr(result, "conclude", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert main(["train", str(config), "--no-hook"]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert main(["train", str(config), "--no-hook"]) == 0
+    assert "continues at step 6" in capsys.readouterr().out
 
 
 def test_restart_keeps_the_old_training_aside(config, capsys):
@@ -105,6 +127,16 @@ def test_a_dry_run_prints_the_whole_configuration_and_trains_nothing(config, cap
 def test_a_wrong_value_is_answered_with_the_allowed_ones(config, change, complaint, capsys):
     assert main(["train", str(config), "--set", change]) in (1, 2)
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["sample", "--seed", "-1"], ["sample", "--count", "0"], ["evaluate", "--steps", "0"], ["evaluate", "--images", "0"]],
+)
+def test_numbers_that_cannot_be_are_answered_with_what_can(config, words, capsys):
+    with pytest.raises(SystemExit):
+        main([words[0], str(config), *words[1:]])
+    assert "or more" in capsys.readouterr().err
 
 
 def test_sampling_before_training_names_the_missing_checkpoint(config, capsys):
