@@ -7,9 +7,11 @@ import pytest
 
 from autotuner.diffusion.noise import rho_schedule
 from autotuner.diffusion.schedules import SCHEDULES, arctan, karras, log_snr, rho, vp_time
+from autotuner.diffusion.schedules.grids import _vp_time_of_sigma
 from autotuner.errors import ConfigurationError
 
 LOW, HIGH = 0.02, 40.0
+EVEN_TO_ZERO = {"uniform": np.arctan, "vp_uniform": _vp_time_of_sigma}
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
@@ -19,7 +21,7 @@ def test_a_grid_falls_from_most_noise_to_least_and_then_to_none(name, steps):
     assert sigmas.shape == (steps + 1,)
     assert sigmas[0] == pytest.approx(HIGH)
     assert sigmas[-1] == 0
-    assert steps == 1 or sigmas[-2] == pytest.approx(LOW)
+    assert steps == 1 or name in EVEN_TO_ZERO or sigmas[-2] == pytest.approx(LOW)
     assert (np.diff(sigmas) < 0).all()
 
 
@@ -36,6 +38,12 @@ def test_a_grid_falls_from_most_noise_to_least_and_then_to_none(name, steps):
 def test_each_grid_is_even_in_its_own_measure(schedule, warp):
     steps = np.diff(warp(schedule(20, LOW, HIGH)[:-1]))
     assert steps == pytest.approx(np.full(19, steps[0]))
+
+
+@pytest.mark.parametrize("name", sorted(EVEN_TO_ZERO))
+def test_a_uniform_grid_is_even_down_to_zero(name):
+    steps = np.diff(EVEN_TO_ZERO[name](SCHEDULES[name](20, LOW, HIGH)))
+    assert steps == pytest.approx(np.full(20, steps[0]))
 
 
 def test_vp_time_is_the_grid_of_the_linear_diffusion():

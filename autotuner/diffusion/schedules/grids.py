@@ -1,7 +1,7 @@
 """Grids of noise levels for samplers: each one function (steps, sigma_min, sigma_max) -> levels that fall and end at 0.
 
 The result has ``steps`` + 1 entries: ``steps`` levels from sigma_max to sigma_min (only sigma_max for one step), then 0.
-``sigmas[:-1]`` is a grid that stops at sigma_min.
+``sigmas[:-1]`` is a grid that stops at sigma_min. The grids named uniform spend no step on sigma_min: they are even down to 0.
 """
 
 from __future__ import annotations
@@ -54,7 +54,28 @@ def arctan(steps: int, sigma_min: float, sigma_max: float, *, sigma_data: float 
     return _even(steps, sigma_min, sigma_max, lambda s: np.arctan(s / sigma_data), lambda a: sigma_data * np.tan(a))
 
 
-SCHEDULES: dict[str, Schedule] = {"rho": rho, "karras": karras, "log_snr": log_snr, "vp_time": vp_time, "arctan": arctan}
+def uniform(steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """Even steps in cosine time arctan sigma, down to 0 (Salimans and Ho 2022, Section 2); ``sigma_min`` is only checked."""
+    _check(steps, sigma_min, sigma_max)
+    return np.append(np.tan(np.linspace(np.arctan(sigma_max), 0, steps + 1)[:-1]), 0.0)
+
+
+def vp_uniform(steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """Even steps in the time of the linear VP diffusion, down to 0; ``sigma_min`` is only checked."""
+    _check(steps, sigma_min, sigma_max)
+    top = float(_vp_time_of_sigma(np.array(sigma_max, dtype=np.float64)))
+    return np.append(_vp_sigma_of_time(np.linspace(top, 0, steps + 1)[:-1]), 0.0)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "rho": rho,
+    "karras": karras,
+    "log_snr": log_snr,
+    "vp_time": vp_time,
+    "arctan": arctan,
+    "uniform": uniform,
+    "vp_uniform": vp_uniform,
+}
 
 Warp = Callable[[np.ndarray], np.ndarray]
 
