@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from autotuner.diffusion import adam, posthoc
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.distillation import students
 from autotuner.diffusion.ema import SIGMA_RELS
-from autotuner.diffusion.evaluation import Evaluated, draw
+from autotuner.diffusion.evaluation import Evaluated, draw, guided
 from autotuner.diffusion.flat import Layout
+from autotuner.diffusion.guidance import Guided
 from autotuner.diffusion.posthoc import Snapshot
+from autotuner.diffusion.precondition import Denoiser
 from autotuner.diffusion.stages import build
 from autotuner.diffusion.step import Learner, State
 from autotuner.diffusion.trainer import Trainer
@@ -24,9 +27,9 @@ from autotuner.errors import AutotunerError
 
 FORMAT = "1"
 FILE_NAME = "checkpoint.safetensors"
-MUST_AGREE = ("network", "model", "fixed", "batch", "seed", "process", "beta_schedule", "precision", "ema")
+MUST_AGREE = ("network", "model", "fixed", "batch", "seed", "process", "beta_schedule", "precision", "ema", "student_model")
 """Fields of the configuration that a checkpoint's vectors depend on."""
-DEFAULTS = {field.name: field.default for field in fields(TrainerConfig)}
+DEFAULTS = TrainerConfig().to_dict()
 """What a checkpoint from before a field existed was trained with."""
 
 
@@ -71,7 +74,14 @@ def restore(trainer: Trainer, path: Path) -> None:
     try:
         stages.teacher.restore(_state(vectors, "teacher"))
         if "student.weights" in vectors:
-            stages.begin_student(vectors["frozen.weights"]).restore(_state(vectors, "student"))
+            stages.objective = document.get("objective", stages.objective)
+            stages.from_teacher = document.get("from_teacher", stages.from_teacher)
+            if document.get("self_taught"):
+                student = stages.succeed(vectors["frozen.weights"])
+            else:
+                student = stages.begin_student(vectors.get("frozen.weights"))
+            student.restore(_state(vectors, "student"))
+            stages.kept = {int(name.partition(".")[2]): vectors[name] for name in vectors if name.startswith("kept.")}
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     stages.stage, stages.images, stages.student_of = document["stage"], document["learned"], document["student_of"]
@@ -118,16 +128,42 @@ def samples(path: Path, who: str, steps: int, count: int, seed: int, sigma_rel: 
     ``sigma_rel`` asks for another average of the teacher's past weights (post-hoc EMA) than the one that is evaluated.
     Raises CheckpointError, or SnapshotError where no snapshots of averages lie beside the checkpoint.
     """
+    drawer = sampler(path, who, steps, sigma_rel)
+    labels = np.arange(count) % drawer.classes
+    return draw(drawer.denoiser, drawer.config, who, labels, drawer.shape, steps, seed)
+
+
+class Sampler(NamedTuple):
+    """What draws pictures: see ``sampler``."""
+
+    denoiser: Denoiser | Guided
+    config: TrainerConfig
+    shape: tuple[int, int, int]
+    """(height, width, channels) of what it draws: pixels or latents."""
+    classes: int
+
+
+def sampler(path: Path, who: str, steps: int, sigma_rel: float | None = None) -> Sampler:
+    """The teacher or student in a checkpoint, ready to draw in ``steps``; the teacher guided as its configuration says.
+
+    Of the students kept beside the checkpoint it is the one of as many steps; else the one that learned last. ``sigma_rel``
+    and what is raised: as in ``samples``.
+    """
     vectors, document = read(path)
-    if f"{who}.average" not in vectors:
+    kept = students.path_of(path.parent, steps)
+    if who == "student" and sigma_rel is None and kept.is_file():
+        student = students.load(kept)
+        document, weights = student.document, student.weights
+    elif f"{who}.average" not in vectors:
         raise CheckpointError(f"{path} holds no {who}")
-    config = _configured(document)
-    data = document["data"]
-    denoiser = build(config, data["channels"], data["classes"], data["resolution"], data["sigma_data"])
-    weights = _evaluated(vectors, who) if sigma_rel is None else _reconstructed(path, vectors, who, sigma_rel)
+    else:
+        weights = _evaluated(vectors, who) if sigma_rel is None else _reconstructed(path, vectors, who, sigma_rel)
+    config, data = _configured(document), document["data"]
+    built = replace(config, model={**config.model, **config.student_model}) if who == "student" else config
+    denoiser = build(built, data["channels"], data["classes"], data["resolution"], data["sigma_data"])
     denoiser.update(Layout(denoiser).unpack(weights))
-    labels, shape = np.arange(count) % data["classes"], (data["resolution"], data["resolution"], data["channels"])
-    return draw(denoiser, config, who, labels, shape, steps, seed)
+    shape = (data["resolution"], data["resolution"], data["channels"])
+    return Sampler(guided(denoiser, config, who, data["classes"]), config, shape, data["classes"])
 
 
 def _budget_used(document: dict[str, Any]) -> float:
@@ -154,7 +190,8 @@ def _reconstructed(path: Path, vectors: dict[str, mx.array], who: str, sigma_rel
 
 def _configured(document: dict[str, Any]) -> TrainerConfig:
     known = {field.name for field in fields(TrainerConfig)}
-    return TrainerConfig(**{name: _tuples(value) for name, value in document["config"].items() if name in known})
+    saved = {"student_clock": "rho", **document["config"]}  # the only one there was before it had a name
+    return TrainerConfig(**{name: _tuples(value) for name, value in saved.items() if name in known})
 
 
 def _tuples(value: Any) -> Any:
@@ -166,7 +203,9 @@ def _vectors(trainer: Trainer) -> dict[str, mx.array]:
     vectors = _named("teacher", stages.teacher)
     if stages.student is not None:
         vectors |= _named("student", stages.student)
-        vectors["frozen.weights"] = stages.teacher.layout.pack(stages.frozen.trainable_parameters())
+        vectors |= {f"kept.{stage}": weights for stage, weights in stages.kept.items()}
+        if stages.frozen is not None:
+            vectors["frozen.weights"] = Layout(stages.frozen).pack(stages.frozen.trainable_parameters())
     return vectors
 
 
@@ -207,6 +246,9 @@ def _document(trainer: Trainer) -> dict[str, Any]:
         "stage_entered": trainer.stage_entered,
         "learned": trainer.stages.images,
         "student_of": trainer.stages.student_of,
+        "objective": trainer.stages.objective,
+        "from_teacher": trainer.stages.from_teacher,
+        "self_taught": trainer.stages.self_taught,
         "not_finite_steps": trainer.not_finite_steps,
         "peak_bytes": trainer.peak_bytes,
         "lr_scale": trainer.lr_scale,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from autotuner.diffusion import multires as forms
+from autotuner.diffusion.distillation.gate import Gate
 from autotuner.errors import ConfigurationError
 from autotuner.knobs import KnobDeclaration, declare
 
 NETWORKS = ("dit", "unet", "unet2d", "dit2d", "stable_diffusion")
 """Rows of ``networks.NETWORKS``."""
 EMAS = ("half_life", "power")
+STAGE_RULES = ("gated", "equal")
 RANGES: dict[str, tuple[float, float]] = {
     "batch": (1, 2**16),
     "sampling_steps": (1, 1000),
@@ -28,6 +30,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "student_learning_rate": (0, 10),
     "half_life_images": (1, 1e12),
     "label_dropout": (0, 1),
+    "teacher_share": (0, 1),
+    "addim_eta": (0, 1),
+    "guidance": (0, 100),
     "ema_snapshots": (1, 4096),
     "beta_1": (0, 0.9999),
     "beta_2": (0, 0.999999),
@@ -46,6 +51,8 @@ RANGES: dict[str, tuple[float, float]] = {
 def choices() -> dict[str, Collection[str]]:
     """The fields that name a row of a table, with the names they may have."""
     from autotuner.diffusion.betas import BETAS
+    from autotuner.diffusion.distillation.objectives import DISTANCES, OBJECTIVES, WEIGHTS
+    from autotuner.diffusion.distillation.segments import CLOCKS
     from autotuner.diffusion.features import CHOICES
     from autotuner.diffusion.loss import WEIGHTINGS
     from autotuner.diffusion.precision import PRECISIONS
@@ -61,6 +68,11 @@ def choices() -> dict[str, Collection[str]]:
         "precision": PRECISIONS,
         "ema": EMAS,
         "quality_features": CHOICES,
+        "objective": OBJECTIVES,
+        "student_clock": CLOCKS,
+        "student_weighting": WEIGHTS,
+        "student_distance": DISTANCES,
+        "stage_rule": STAGE_RULES,
     }
 
 
@@ -93,6 +105,29 @@ class TrainerConfig:
     """Optimizer steps after which it ends, if that comes first; a file that bounds only them has no ``seconds``."""
     learning_rate: float = 3e-3
     student_learning_rate: float = 1e-3
+    """Peak of each distillation stage, in which it falls to nearly nothing."""
+    student_model: dict[str, Any] = field(default_factory=dict)
+    """Architecture parameters in which the student differs from its teacher, e.g. a smaller width or depth."""
+    teacher_share: float = 0.7
+    """Share of the budget in which only the teacher learns; what is left is the students'."""
+    objective: str = "distil"
+    """What a student minimises: a row of ``distillation.objectives.OBJECTIVES``."""
+    student_clock: str = "cosine"
+    """How time is cut into the student's segments: a row of ``distillation.segments.CLOCKS``."""
+    teacher_gap: tuple[int, ...] = (16, 64)
+    """Teacher steps on the whole path at the beginning and at the end of a stage."""
+    student_weighting: str = "edm"
+    """Weight on a student's squared error: a row of ``distillation.objectives.WEIGHTS``."""
+    student_distance: str = "squared"
+    """``squared`` or ``pseudo_huber``, which counts large errors less."""
+    addim_eta: float = 0.0
+    """Share of the teacher's error that adjusted DDIM makes up for in variance; for four student steps and more."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance for the teacher; the student learns it and needs no second evaluation. 1: none."""
+    stage_rule: str = "gated"
+    """``gated``: a stage ends when its student is as good as its teacher, and no later than under ``equal`` parts."""
+    gate: dict[str, Any] = field(default_factory=dict)
+    """Bounds of ``gated``: fields of ``distillation.gate.Gate``."""
     half_life_images: float = 20_000
     ema: str = "half_life"
     """What is evaluated: ``half_life`` or the ``power``-function average, which also keeps snapshots for post-hoc EMA."""
@@ -162,6 +197,10 @@ class TrainerConfig:
                 f"student_ladder {ladder!r}; allowed are whole numbers of sampling steps, each smaller than the one before",
             ),
             (
+                len(self.teacher_gap) == 2 and 1 <= self.teacher_gap[0] <= self.teacher_gap[1],
+                f"teacher_gap {self.teacher_gap!r}; allowed are two whole numbers from 1 on, the second no smaller",
+            ),
+            (
                 self.sigma_min < self.sigma_max,
                 f"sigma_min {self.sigma_min!r}; allowed is less than sigma_max {self.sigma_max!r}",
             ),
@@ -173,6 +212,7 @@ class TrainerConfig:
         for passed, message in checks:
             if not passed:
                 raise ConfigurationError(message)
+        self._checked_gate()
         coarse = self.fixed.get("coarse_patch")
         forms.check(self.planned_views, self.network, self.unit, coarse, self.batch, self.micro_batches)
 
@@ -182,6 +222,18 @@ class TrainerConfig:
         from autotuner.diffusion.networks import unit
 
         return unit(self.network, {**self.model, **self.fixed})
+
+    @property
+    def bounds(self) -> Gate:
+        """The checked bounds of ``gate``."""
+        return self._checked_gate()
+
+    def _checked_gate(self) -> Gate:
+        known = {field.name for field in fields(Gate)}
+        for name in self.gate:
+            if name not in known:
+                raise ConfigurationError(f"gate has an unknown key {name!r}; allowed: {', '.join(sorted(known))}")
+        return Gate(**self.gate)
 
     @property
     def planned_views(self) -> forms.Multires:

@@ -12,6 +12,7 @@ from autotuner.diffusion import features
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.features import Features
+from autotuner.diffusion.guidance import Guided
 from autotuner.diffusion.held_out import HeldOut
 from autotuner.diffusion.precondition import Denoiser
 from autotuner.diffusion.sample import evaluations, generate, solve, student_schedule, teacher_schedule, to_pixels
@@ -20,6 +21,8 @@ from autotuner.diffusion.stages import Stages
 QUALITY_SEED = 11
 PREVIEW_SEED = 7
 PREVIEW_IMAGES = 16
+REFERENCE_STEPS = 16
+"""Of the teacher that a student is held against while it learns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,18 @@ class Evaluated:
     """``teacher`` or ``student``."""
     took_seconds: float
     stage: int
+    gap: float = math.nan
+    """Distance of the student in its own steps over that of its teacher in REFERENCE_STEPS: what the stage's gate reads."""
 
 
 def draw(
-    denoiser: Denoiser, config: TrainerConfig, who: str, labels: np.ndarray, shape: tuple[int, int, int], steps: int, seed: int
+    denoiser: Denoiser | Guided,
+    config: TrainerConfig,
+    who: str,
+    labels: np.ndarray,
+    shape: tuple[int, int, int],
+    steps: int,
+    seed: int,
 ) -> np.ndarray:
     """uint8 images by the way that ``who`` samples: the teacher by the configured solver, the student by its segments."""
     return generate(denoiser, labels, shape, *way(config, who, steps), seed)
@@ -48,8 +59,14 @@ def draw(
 
 def way(config: TrainerConfig, who: str, steps: int, solver: str | None = None) -> tuple[np.ndarray, str]:
     """Noise levels and solver by which ``who`` samples; ``solver`` takes the place of the configured one."""
-    schedule = teacher_schedule if who == "teacher" else student_schedule
-    return schedule(steps, config.sigma_min, config.sigma_max), solver or (config.solver if who == "teacher" else "euler")
+    if who == "teacher":
+        return teacher_schedule(steps, config.sigma_min, config.sigma_max), solver or config.solver
+    return student_schedule(steps, config.sigma_min, config.sigma_max, config.student_clock), solver or "euler"
+
+
+def guided(denoiser: Denoiser, config: TrainerConfig, who: str, classes: int) -> Denoiser | Guided:
+    """The denoiser as ``who`` samples with it: the teacher guided where the configuration says so, the student as it is."""
+    return Guided(denoiser, classes, config.guidance) if who == "teacher" and config.guidance != 1 else denoiser
 
 
 class Evaluator:
@@ -62,6 +79,7 @@ class Evaluator:
         self._probe = stages.new_denoiser()
         self._held_out = HeldOut(dataset.held_out_images, dataset.held_out_labels, config.held_out_images)
         self._known: tuple[int, np.ndarray] | None = None
+        self._reference: tuple[int, float] | None = None
 
     @cached_property
     def features(self) -> Features:
@@ -93,14 +111,12 @@ class Evaluator:
 
     def samples(self, who: str, steps: int, count: int, seed: int) -> np.ndarray:
         """uint8 images of the teacher (by the configured solver) or the student (by its own segments)."""
-        self._show(who)
         labels = np.arange(count) % self.stages.classes
-        return draw(self._probe, self.config, who, labels, self._shape, steps, seed)
+        return draw(self._sampler(who), self.config, who, labels, self._shape, steps, seed)
 
     def solutions(self, who: str, steps: int, labels: np.ndarray, seed: int, solver: str | None = None) -> np.ndarray:
         """float32 images before rounding, one for each label; ``solver`` takes the place of the one that ``who`` has."""
-        self._show(who)
-        return solve(self._probe, labels, self._shape, *way(self.config, who, steps, solver), seed)
+        return solve(self._sampler(who), labels, self._shape, *way(self.config, who, steps, solver), seed)
 
     def as_data(self, solutions: np.ndarray) -> np.ndarray:
         """Solutions as the dataset has its images: uint8 pixels, or latents as they are."""
@@ -115,11 +131,18 @@ class Evaluator:
     def _shape(self) -> tuple[int, int, int]:
         return self.dataset.resolution, self.dataset.resolution, self.dataset.channels
 
-    def _show(self, who: str) -> None:
-        learner = self.stages.teacher if who == "teacher" else self.stages.student
-        if learner is None:
+    def _sampler(self, who: str) -> Denoiser | Guided:
+        if who == "teacher":
+            self.stages.teacher.show_average(self._probe)
+            return guided(self._probe, self.config, who, self.stages.classes)
+        if self.stages.student is None:
             raise LookupError("there is no student yet")
-        learner.show_average(self._probe)
+        self.stages.student.show_average(self._student_probe)
+        return self._student_probe
+
+    @cached_property
+    def _student_probe(self) -> Denoiser:
+        return self.stages.new_student() if self.config.student_model else self._probe
 
     def quality(self, who: str, steps: int) -> float:
         """Frechet distance of ``quality_images`` samples from the training images."""
@@ -132,4 +155,13 @@ class Evaluator:
         who = "student" if self.stages.stage and self.stages.student else "teacher"
         steps = self.config.quality_steps
         quality = self.quality(who, steps) if with_quality else math.nan
-        return Evaluated(step, seconds, images, loss, quality, steps, who, math.nan, self.stages.stage)
+        gap = self._gap(steps, quality) if with_quality and who == "student" else math.nan
+        return Evaluated(step, seconds, images, loss, quality, steps, who, math.nan, self.stages.stage, gap)
+
+    def _gap(self, steps: int, quality: float) -> float:
+        """See ``Evaluated.gap``; ``quality`` is the student's in ``steps``, which may be another number than its own."""
+        own = self.stages.student_steps
+        found = quality if own == steps else self.quality("student", own)
+        if self._reference is None or self._reference[0] != self.stages.student_of:
+            self._reference = self.stages.student_of, self.quality("teacher", REFERENCE_STEPS)
+        return found / self._reference[1]

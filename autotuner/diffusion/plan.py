@@ -17,29 +17,34 @@ RAMP_STEPS = 50
 """Optimizer steps over which a change of lr_scale is spread."""
 
 
-def planned_stage(budget_used: float, stages: int) -> int:
-    """Distillation stage that the plan calls for: 0 until TEACHER_SHARE, then ``stages`` equal parts of what is left."""
-    if stages == 0 or budget_used < TEACHER_SHARE:
+def planned_stage(budget_used: float, stages: int, teacher_share: float = TEACHER_SHARE) -> int:
+    """Distillation stage that the plan calls for: 0 until ``teacher_share``, then ``stages`` equal parts of what is left."""
+    if stages == 0 or budget_used < teacher_share or teacher_share == 1:
         return 0
-    part = (budget_used - TEACHER_SHARE) / (1 - TEACHER_SHARE)
+    part = (budget_used - teacher_share) / (1 - teacher_share)
     return 1 + min(int(part * stages), stages - 1)
 
 
-def teacher_rate(budget_used: float, stages: int, warm_up: float = WARM_UP) -> float:
+def stage_begins(stage: int, stages: int, teacher_share: float = TEACHER_SHARE) -> float:
+    """Share of the budget at which ``planned_stage`` enters a stage from 1 on; the one after the last is the end."""
+    return teacher_share + (1 - teacher_share) * (stage - 1) / max(stages, 1)
+
+
+def teacher_rate(budget_used: float, stages: int, warm_up: float = WARM_UP, teacher_share: float = TEACHER_SHARE) -> float:
     """Factor on the peak learning rate: linear warm-up, then cosine decay over the teacher's share of the budget."""
-    share = TEACHER_SHARE if stages else 1.0
-    progress = min(budget_used / share, 1.0)
+    share = teacher_share if stages else 1.0
+    progress = min(budget_used / share, 1.0) if share else 1.0
     decay = FINAL + (1 - FINAL) * 0.5 * (1 + math.cos(math.pi * progress))
     return (min(1.0, (progress + 1e-3) / warm_up) if warm_up else 1.0) * decay
 
 
-def second_cycle(budget_used: float) -> float:
-    """Factor for a teacher that still learns after its share, because the daemon began no student: 0 before.
+def second_cycle(budget_used: float, teacher_share: float = TEACHER_SHARE) -> float:
+    """Factor for a teacher that still learns after its share, because no student was begun: 0 before.
 
     A warm restart (Loshchilov and Hutter 2017) that rises to RESTART and decays with the budget: at FINAL the teacher would
     waste what is left of it.
     """
-    progress = (budget_used - TEACHER_SHARE) / (1 - TEACHER_SHARE)
+    progress = (budget_used - teacher_share) / (1 - teacher_share) if teacher_share < 1 else 0.0
     if progress <= 0:
         return 0.0
     return RESTART * min(1.0, progress / RISE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -33,7 +33,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "resolutions", "micro_batch", "micro_batches", "sampling_steps", "sampling_ladder", "cache_limit", "cache_limits",
         "pace", "max_shapes",
     ),
-    "distillation": ("student_ladder", "student_learning_rate"),
+    "distillation": (
+        "student_ladder", "student_learning_rate", "teacher_share", "objective", "student_clock", "teacher_gap",
+        "student_weighting", "student_distance", "addim_eta", "guidance", "stage_rule", "gate", "student_model",
+    ),
     "evaluation": (
         "solver", "quality_steps", "quality_images", "quality_every", "quality_features", "paired_images", "held_out_images",
         "evaluate_every_seconds", "evaluate_every_steps",

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
-import mlx.nn as nn
 import numpy as np
 
 from autotuner.diffusion.blas import mx
-from autotuner.diffusion.noise import rho_schedule, sigma_of_time
+from autotuner.diffusion.distillation.segments import CLOCKS, ends
+from autotuner.diffusion.noise import rho_schedule
 from autotuner.diffusion.solvers import SOLVERS
 
 CHUNK = 32
+Network = Callable[[mx.array, mx.array, mx.array], mx.array]
+"""D(x, sigma, label): a denoiser, guided or not."""
 
 
-def student_schedule(steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+def student_schedule(steps: int, sigma_min: float, sigma_max: float, clock: str = "cosine") -> np.ndarray:
     """The ends of a student's segments, downwards: what multistep consistency distillation trains for."""
-    return np.array(sigma_of_time(mx.array(np.arange(steps, -1, -1) / steps), sigma_min, sigma_max))
+    return ends(steps, sigma_min, sigma_max, CLOCKS[clock])
 
 
 def teacher_schedule(steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
@@ -25,7 +28,7 @@ def teacher_schedule(steps: int, sigma_min: float, sigma_max: float) -> np.ndarr
 
 
 def solve(
-    denoiser: nn.Module, labels: np.ndarray, shape: tuple[int, int, int], sigmas: np.ndarray, solver: str, seed: int
+    denoiser: Network, labels: np.ndarray, shape: tuple[int, int, int], sigmas: np.ndarray, solver: str, seed: int
 ) -> np.ndarray:
     """float32 images (count, height, width, channels), one for each label, as the solver leaves them: about in [-1, 1].
 
@@ -42,7 +45,7 @@ def solve(
 
 
 def generate(
-    denoiser: nn.Module, labels: np.ndarray, shape: tuple[int, int, int], sigmas: np.ndarray, solver: str, seed: int
+    denoiser: Network, labels: np.ndarray, shape: tuple[int, int, int], sigmas: np.ndarray, solver: str, seed: int
 ) -> np.ndarray:
     """uint8 images (count, height, width, channels), one for each label; the same seed gives the same noise.
 
@@ -70,7 +73,7 @@ def evaluations(solver: str, sigmas: np.ndarray) -> int:
     return count
 
 
-def _labelled(denoiser: nn.Module, label: mx.array, x: mx.array, sigma: mx.array) -> mx.array:
+def _labelled(denoiser: Network, label: mx.array, x: mx.array, sigma: mx.array) -> mx.array:
     return denoiser(x, sigma, label)
 
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
 from autotuner.diffusion import ema
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
-from autotuner.diffusion.distill import Times, consistency_errors, times
+from autotuner.diffusion.distillation.inherit import inherit
+from autotuner.diffusion.distillation.objectives import OBJECTIVES, segment_errors
+from autotuner.diffusion.distillation.segments import CLOCKS, Times, times
+from autotuner.diffusion.flat import Layout
+from autotuner.diffusion.guidance import Guided
 from autotuner.diffusion.loss import WEIGHTINGS, denoising_errors, to_model
 from autotuner.diffusion.multires import Shown, View, merged
 from autotuner.diffusion.networks import build_network
 from autotuner.diffusion.noise import draw_sigma, importance, probabilities, reference, resolution_scale
 from autotuner.diffusion.precondition import Denoiser, find_process
 from autotuner.diffusion.step import Applied, Errors, Learner, Rule
+from autotuner.errors import ConfigurationError
 
 OWN_NETWORKS = ("dit", "unet")
 """Take noise levels of order one; every other network takes timesteps."""
@@ -40,8 +48,6 @@ def rule(config: TrainerConfig) -> Rule:
 
 def parameter_count(module: nn.Module) -> int:
     """Number of trained scalars."""
-    from mlx.utils import tree_flatten
-
     return sum(array.size for _, array in tree_flatten(module.trainable_parameters()))
 
 
@@ -54,19 +60,38 @@ class Stages:
         self.full_resolution = resolution
         self.classes = classes
         self.stage = 0
+        self.objective = config.objective
+        """A row of ``objectives.OBJECTIVES``; ``set_objective`` changes it between two steps."""
         self.reference = reference(config.process, config.beta_schedule)
         self.teacher = Learner(self.new_denoiser(), _teacher_errors(config.weighting), rule=rule(config))
         self.student: Learner | None = None
-        self.frozen = self.new_denoiser()
-        """The teacher's average as it was when distillation began."""
+        self.frozen: Denoiser | None = None
+        """The teacher as it was when distillation began; none where the objective asks no teacher."""
+        self.self_taught = False
+        """Whether ``frozen`` is an earlier student: progressive distillation from its second stage on."""
         self.images = {"teacher": 0, "student": 0}
         self.student_of = -1
         self.gradient_checkpointing = False
+        self.kept: dict[int, mx.array] = {}
+        """The student's averaged weights as each stage left them."""
+        self.from_teacher = 1.0
+        """Share of the teacher in the first answer of ``distil``, the rest is the image's: 0 is ``train`` again."""
+        self._errors: dict[str, Errors] = {}
         self.set_density(0)
 
     def new_denoiser(self) -> Denoiser:
-        """A denoiser of the same architecture, its weights fresh."""
+        """A denoiser of the teacher's architecture, its weights fresh."""
         return build(self._config, *self._shape)
+
+    def new_student(self) -> Denoiser:
+        """A denoiser of the student's architecture, its weights fresh."""
+        model = {**self._config.model, **self._config.student_model}
+        return build(replace(self._config, model=model), *self._shape)
+
+    @property
+    def data(self) -> dict[str, float]:
+        """What besides the configuration a denoiser is built from."""
+        return dict(zip(("channels", "classes", "resolution", "sigma_data"), self._shape, strict=True))
 
     @property
     def learner(self) -> Learner:
@@ -81,24 +106,84 @@ class Stages:
     def enter(self, stage: int) -> None:
         """Begin a stage: a student starts from the teacher's average; going back to 0 keeps it aside.
 
-        A student that was kept continues unless its teacher has learned since.
+        A student that was kept continues unless its teacher has learned since. In progressive distillation the student of
+        one stage is the teacher of the next.
         """
         if stage > 0 and self.stage == 0 and self.student_of != self.images["teacher"]:
             self.begin_student(self.teacher.averaged)
             self.images["student"] = 0
             self.student_of = self.images["teacher"]
+        elif self.objective == "progressive" and stage > self.stage > 0 and self.student is not None:
+            self.succeed(self.student.state.weights)
         self.stage = stage
 
-    def begin_student(self, teacher_weights: mx.array) -> Learner:
-        """A new student that starts from, and learns of, a teacher with these weights."""
-        weights = self.teacher.layout.unpack(teacher_weights)
-        self.frozen.update(weights)
-        student = self.new_denoiser()
-        student.update(weights)
-        self.student = Learner(student, _student_errors(self.frozen), frozen=self.frozen, rule=rule(self._config))
+    def begin_student(self, teacher_weights: mx.array | None) -> Learner:
+        """A new student that starts from, and learns of, a teacher with these weights.
+
+        None: it will be restored, and the objective asks no teacher.
+        """
+        self.frozen, self.self_taught, self.kept = None, False, {}
+        student = self.new_student()
+        if teacher_weights is not None:
+            inherit(student, dict(tree_flatten(self.teacher.layout.unpack(teacher_weights))))
+            if self.objective != "train":
+                self._freeze(teacher_weights)
+        return self._learning(student)
+
+    def succeed(self, student_weights: mx.array) -> Learner:
+        """The student becomes the teacher of the next one, which starts where it stands (Salimans and Ho 2022, Algorithm 2)."""
+        self.frozen, self.self_taught = self.new_student(), True
+        follower = self.new_student()
+        for denoiser in (self.frozen, follower):
+            denoiser.update(Layout(denoiser).unpack(student_weights))
+        return self._learning(follower)
+
+    def _learning(self, student: Denoiser) -> Learner:
+        self._errors = {}
+        self.student = Learner(student, self._student_errors(), frozen=self.frozen, rule=rule(self._config))
         if self.gradient_checkpointing:
             self.student.set_gradient_checkpointing(True)
         return self.student
+
+    def set_objective(self, objective: str) -> None:
+        """What the student minimises from the next step on; its weights, optimizer and average go on.
+
+        Raises ConfigurationError for an unknown one, and where a teacher is asked for that the student never had.
+        """
+        if objective not in OBJECTIVES:
+            raise ConfigurationError(f"objective {objective!r}; allowed: {', '.join(OBJECTIVES)}")
+        self.objective = objective
+        if self.student is None:
+            return
+        if objective != "train" and self.frozen is None:
+            if self.student_of != self.images["teacher"]:
+                raise ConfigurationError(
+                    f"objective {objective!r}: the student's teacher has learned on since; allowed is 'train'"
+                )
+            self._freeze(self.teacher.averaged)
+        self.student.pursue(self._student_errors(), self.frozen if objective != "train" else None)
+
+    def restore_student(self, weights: mx.array) -> None:
+        """Put a student's earlier weights back; its optimizer goes on."""
+        if self.student is None:
+            raise LookupError("there is no student yet")
+        self.student.restore(self.student.state._replace(weights=weights, average=weights))
+
+    def _freeze(self, weights: mx.array) -> None:
+        self.frozen = self.new_denoiser()
+        self.frozen.update(self.teacher.layout.unpack(weights))
+
+    def _student_errors(self) -> Errors:
+        """The errors of the objective in force, always the same function for one student and teacher."""
+        if self.objective not in self._errors:
+            self._errors[self.objective] = partial(_segment_errors, self._teaching(), self.objective, self._config)
+        return self._errors[self.objective]
+
+    def _teaching(self) -> Callable[..., mx.array] | None:
+        """The frozen teacher as the student hears it: guided, unless an earlier student has learned the guidance."""
+        if self.frozen is None or self.objective == "train":
+            return None
+        return Guided(self.frozen, self.classes, 1.0 if self.self_taught else self._config.guidance)
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         """Recompute activations in every backward pass from now on, or keep them. Raises ConfigurationError."""
@@ -123,11 +208,18 @@ class Stages:
         if self.stage == 0:
             sigma, weights = draw_sigma(keys[2], count, self._cumulative, self._importance, scale, self.reference)
             return [weights, mx.array(images), label, noise, sigma]
+        return [mx.ones((count,)), mx.array(images), label, noise, *self._draw_segments(count, keys, scale, teacher_steps)]
+
+    def _draw_segments(self, count: int, keys: mx.array, scale: mx.array, teacher_steps: int) -> list[mx.array]:
+        """Levels of a distillation step, and the settings of its objective: all arrays of shape (count,)."""
+        config, progressive = self._config, self.objective == "progressive"
         first, second = mx.random.uniform(shape=(count,), key=keys[2]), mx.random.uniform(shape=(count,), key=keys[3])
+        if progressive:  # from the top of each segment, in two teacher steps
+            second, teacher_steps = mx.full((count,), 0.999), 2
         counts = mx.array(float(self.student_steps)), mx.array(float(teacher_steps))
-        at = times(first, second, *counts, self._config.sigma_min, self._config.sigma_max)
-        scaled = [sigma * scale for sigma in (at.sigma_t, at.sigma_s, at.sigma_step)]
-        return [mx.ones((count,)), mx.array(images), label, noise, *scaled, mx.ones((count,))]
+        at = times(first, second, *counts, config.sigma_min, config.sigma_max, CLOCKS[config.student_clock])
+        levels = [sigma * scale for sigma in (at.sigma_t, at.sigma_s, at.sigma_step)]
+        return [*levels, mx.full((count,), self.from_teacher), mx.full((count,), config.addim_eta)]
 
     def draw_views(self, shown: Sequence[Shown], labels: np.ndarray, step: int) -> list[list[mx.array]]:
         """As ``draw``, for the teacher and a batch cut into views: one noise level a picture, ascending over all of them."""
@@ -149,7 +241,8 @@ class Stages:
         """End the optimizer step of whoever learns, from ``batch`` images."""
         who, config = "student" if self.learner is self.student else "teacher", self._config
         self.images[who] += batch
-        beta = ema.decay(self.images[who], batch, config.half_life_images)
+        averaged = who == "teacher" or self.objective != "progressive"  # there the paper takes the weights as they are
+        beta = ema.decay(self.images[who], batch, config.half_life_images) if averaged else 0.0
         return self.learner.apply(learning_rate, beta)
 
 
@@ -172,18 +265,30 @@ def _teacher_errors(weighting: str) -> Errors:
     return errors
 
 
-def _student_errors(frozen: nn.Module) -> Errors:
-    def errors(
-        student: nn.Module,
-        images: mx.array,
-        labels: mx.array,
-        noise: mx.array,
-        sigma_t: mx.array,
-        sigma_s: mx.array,
-        sigma_step: mx.array,
-        from_teacher: mx.array,
-    ) -> mx.array:
-        at = Times(sigma_t, sigma_s, sigma_step)
-        return consistency_errors(student, frozen, to_model(images), labels, noise, at, from_teacher)
-
-    return errors
+def _segment_errors(
+    teacher: Callable[..., mx.array] | None,
+    objective: str,
+    config: TrainerConfig,
+    student: nn.Module,
+    images: mx.array,
+    labels: mx.array,
+    noise: mx.array,
+    sigma_t: mx.array,
+    sigma_s: mx.array,
+    sigma_step: mx.array,
+    from_teacher: mx.array,
+    eta: mx.array,
+) -> mx.array:
+    return segment_errors(
+        student,
+        teacher,
+        objective,
+        to_model(images),
+        labels,
+        noise,
+        Times(sigma_t, sigma_s, sigma_step),
+        from_teacher,
+        eta,
+        config.student_weighting,
+        config.student_distance,
+    )

@@ -79,16 +79,28 @@ class Learner:
         self.pending: Pending | None = None
         """What the micro-batches so far sum up to."""
         self._dtype = precision.PRECISIONS[self.rule.precision]
-        for module in (denoiser,) if frozen is None else (denoiser, frozen):
-            self._cast(module)
-        self._errors = errors
-        self._captured = [denoiser.state] if frozen is None else [denoiser.state, frozen.state]
-        self._trace()
+        self._cast(denoiser)
+        self._programs: dict[Errors, Callable[..., Any]] = {}
+        self.pursue(errors, frozen)
         self._judge = mx.compile(_judging(self.rule))
         self._updates = [mx.compile(update) for update in _updates(self.rule)]
         self.torn = False
         """Whether an interruption left some vectors updated and others not: such a state must not be saved."""
         mx.eval(self.state)
+
+    def pursue(self, errors: Errors, frozen: nn.Module | None = None) -> None:
+        """Minimise ``errors`` from the next micro-batch on, which may ask ``frozen``; weights, moments and averages go on.
+
+        Each function is traced once and kept, so going back to an earlier one costs nothing.
+        """
+        if errors not in self._programs:
+            if frozen is not None:
+                self._cast(frozen)
+            captured = [self.denoiser.state] if frozen is None else [self.denoiser.state, frozen.state]
+            # The denoiser is an output too: value_and_grad leaves the trace's placeholders in it.
+            self._programs[errors] = mx.compile(self._accumulating(errors), inputs=captured, outputs=[self.denoiser.state])
+        self._pursued = errors, frozen
+        self._accumulate = self._programs[errors]
 
     def accumulate(self, share: float, *arrays: mx.array) -> None:
         """Add one micro-batch: its share of the effective batch, importance weights, then what ``errors`` takes."""
@@ -137,8 +149,8 @@ class Learner:
             raise ConfigurationError("gradient_checkpointing true; this network has no block that could be recomputed")
         for module in able:
             module.gradient_checkpointing = on
-        self.signatures = {}
-        self._trace()
+        self.signatures, self._programs = {}, {}
+        self.pursue(*self._pursued)
 
     def _begin(self) -> State:
         weights = self.layout.pack(self.denoiser.trainable_parameters()).astype(mx.float32)
@@ -152,10 +164,6 @@ class Learner:
 
     def _put(self, weights: mx.array) -> None:
         self.denoiser.update(self.layout.unpack(weights.astype(self._dtype)))
-
-    def _trace(self) -> None:
-        # The denoiser is an output too: value_and_grad leaves the trace's placeholders in it.
-        self._accumulate = mx.compile(self._accumulating(self._errors), inputs=self._captured, outputs=[self.denoiser.state])
 
     def _accumulating(self, errors: Errors) -> Callable[..., Any]:
         def loss(share: mx.array, weights: mx.array, *arrays: mx.array) -> mx.array:

@@ -16,7 +16,9 @@ from autotuner.diffusion.batches import Wanted, preparing
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset, Prefetch
-from autotuner.diffusion.distill import teacher_steps
+from autotuner.diffusion.distillation import students
+from autotuner.diffusion.distillation.gate import Verdict, judge
+from autotuner.diffusion.distillation.segments import teacher_steps
 from autotuner.diffusion.evaluation import PREVIEW_IMAGES, PREVIEW_SEED, Evaluated, Evaluator
 from autotuner.diffusion.inert import Hook, NoRun
 from autotuner.diffusion.injection import Injection
@@ -167,17 +169,29 @@ class Trainer:
         edge = self.multires.planned_edge(self.config.resolution, self.budget_used)
         if self.multires.form == "progressive" and self._only_the_plan_moved("resolution"):
             self._plan("resolution", edge)
-        planned = plan.planned_stage(self.budget_used, len(self.config.student_ladder))
+        config, stage = self.config, self.knobs.whole("distill")
+        planned = plan.planned_stage(self.budget_used, len(config.student_ladder), config.teacher_share)
+        if planned > 0 and config.stage_rule == "gated" and stage > 0:
+            wanted = min(max(stage + self.verdict.move, 1), len(config.student_ladder))
+            self._plan("distill", max(wanted, planned), "gate" if wanted > planned else "plan")
         # back, too: a training resumed with a larger budget has a teacher to train before its students
-        if planned > self.knobs["distill"] or self._only_the_plan_moved("distill"):
+        elif planned > stage or self._only_the_plan_moved("distill"):
             self._plan("distill", planned)
 
-    def _plan(self, name: str, value: float) -> None:
-        if self._change(name, value, "plan"):
+    @property
+    def verdict(self) -> Verdict:
+        """What the gate says of the present stage, from the evaluations since it began."""
+        stage = self.knobs.whole("distill")
+        since = max((change.step for change in self.knobs.changes if change.knob == "distill"), default=0)
+        gaps = [row.gap for row in self.evaluations if row.stage == stage and row.step >= since and not math.isnan(row.gap)]
+        return judge(self.config.bounds, gaps)
+
+    def _plan(self, name: str, value: float, by: str = "plan") -> None:
+        if self._change(name, value, by):
             self.run.set(name, value)
 
     def _only_the_plan_moved(self, name: str) -> bool:
-        return all(change.by == "plan" for change in self.knobs.changes if change.knob == name)
+        return all(change.by in ("plan", "gate") for change in self.knobs.changes if change.knob == name)
 
     def _change(self, name: str, value: float, by: str) -> bool:
         changed = self.knobs.change(name, value, self.step + 1, self.seconds, by)
@@ -194,8 +208,20 @@ class Trainer:
         self._set_density(self.knobs["timestep_density"])
 
     def _enter_stage(self, value: float) -> None:
+        before = self.stages.stage
+        if 0 < before < value:
+            self.keep_student()
         self.stages.enter(int(value))
+        if 0 < value < before and value in self.stages.kept:
+            self.stages.restore_student(self.stages.kept[int(value)])
         self.stage_entered = self.budget_used
+
+    def keep_student(self) -> None:
+        """Keep the student of the present stage, in memory to fall back to and, where there is a directory, as a file."""
+        if self.stages.stage and self.stages.student is not None:
+            self.stages.kept[self.stages.stage] = self.stages.student.averaged
+            if self._out is not None:
+                students.save(self._out, self.stages, self.config)
 
     def _limit_cache(self, value: float) -> None:
         mx.set_cache_limit(int(value))
@@ -282,7 +308,7 @@ class Trainer:
         given = self.batches.take(Wanted(self.images, batch, self.step, views))
         if views == (View(views[0].edge),):
             [whole] = given.shown
-            drawn = self.stages.draw(whole.images, given.labels, self.step, teacher_steps(self._stage_progress()))
+            drawn = self.stages.draw(whole.images, given.labels, self.step, self._teacher_steps())
             return [drawn if given.weights.all() else [drawn[0] * mx.array(given.weights), *drawn[1:]]]
         return self.stages.draw_views(given.shown, given.labels, self.step)
 
@@ -290,16 +316,26 @@ class Trainer:
         self.lr_scale = plan.ramped(self.lr_scale, self.knobs["lr_scale"])
         if self.stages.stage:
             return self.config.student_learning_rate * plan.student_rate(self._stage_progress()) * self.lr_scale
-        stages = len(self.config.student_ladder)
-        rate = plan.teacher_rate(self.budget_used, stages, 0.0 if self.config.warm_up_steps else self.config.warm_up)
+        stages, share = len(self.config.student_ladder), self.config.teacher_share
+        rate = plan.teacher_rate(self.budget_used, stages, 0.0 if self.config.warm_up_steps else self.config.warm_up, share)
         rate *= self.multires.rate(self.budget_used)
         if stages:
-            rate = max(rate, plan.second_cycle(self.budget_used))
+            rate = max(rate, plan.second_cycle(self.budget_used, share))
         return self.config.learning_rate * rate * plan.risen(self.step, self.config.warm_up_steps) * self.lr_scale
 
     def _stage_progress(self) -> float:
-        planned = (1 - plan.TEACHER_SHARE) / max(len(self.config.student_ladder), 1)
-        return (self.budget_used - self.stage_entered) / planned
+        """0 at the beginning of a stage, 1 when its part of the budget is spent; the last stage has all that is left."""
+        stages, share = len(self.config.student_ladder), self.config.teacher_share
+        planned = (1 - share) / max(stages, 1)
+        if self.config.stage_rule == "gated" and self.stages.stage and not self.run.guided:
+            planned = max(planned, plan.stage_begins(self.stages.stage + 1, stages, share) - self.stage_entered)
+        return (self.budget_used - self.stage_entered) / planned if planned > 0 else 1.0
+
+    def _teacher_steps(self) -> int:
+        if not self.stages.stage:
+            return 1
+        first, last = self.config.teacher_gap
+        return teacher_steps(self._stage_progress(), self.stages.student_steps, (first, last))
 
     def _saved(self) -> int:
         saved, self.saved = self.saved, False

@@ -11,7 +11,7 @@ import pytest
 
 from autotuner.diffusion import launch, noise
 from autotuner.diffusion.blas import mx
-from autotuner.diffusion.distill import times
+from autotuner.diffusion.distillation.segments import times
 from autotuner.diffusion.precondition import Denoiser
 from autotuner.errors import DeclarationError
 from autotuner.hook.page import PageWriter
