@@ -248,6 +248,14 @@ def test_another_pipeline_is_refused_by_name(plain, tmp_path):
         ({"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid'"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr = True"),
         ({"num_train_timesteps": 500}, "num_train_timesteps = 500"),
+        ({"_class_name": "EDMEulerScheduler"}, "_class_name = 'EDMEulerScheduler'"),
+        ({"use_beta_sigmas": True}, "use_beta_sigmas = True"),
+        ({"interpolation_type": "log_linear"}, "interpolation_type = 'log_linear'"),
+        ({"timestep_type": "continuous"}, "timestep_type = 'continuous'"),
+        ({"sigma_max": 80.0}, "sigma_max = 80.0"),
+        ({"lambda_min_clipped": -5.1}, "lambda_min_clipped = -5.1"),
+        ({"clip_sample": True}, "clip_sample = True"),
+        ({"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "tiny"}, "final_sigmas_type = 'tiny'"),
     ],
 )
 def test_noise_that_is_not_implemented_is_refused(told, message):
@@ -284,5 +292,67 @@ def test_what_a_file_leaves_out_is_what_diffusers_supposes():
     kept = theirs.alphas_cumprod.double().numpy()
     ours = Scheduler.read({}, "here")
     assert ours.table == pytest.approx(np.sqrt((1 - kept) / kept), rel=1e-4)
-    assert ours.set_alpha_to_one
+    assert ours.to_zero
     assert ours.steps_offset == 0
+
+
+GRIDS = {
+    "DDIMScheduler": ({}, {"set_alpha_to_one": False}),
+    "PNDMScheduler": ({"skip_prk_steps": True},),
+    "EulerDiscreteScheduler": ({}, {"final_sigmas_type": "sigma_min"}, {"use_karras_sigmas": True}),
+    "LMSDiscreteScheduler": ({}, {"use_exponential_sigmas": True}),
+    "EulerAncestralDiscreteScheduler": ({},),
+    "DPMSolverMultistepScheduler": (
+        {},
+        {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"},
+        {"use_lu_lambdas": True},
+        {"use_exponential_sigmas": True},
+    ),
+    "UniPCMultistepScheduler": ({}, {"use_karras_sigmas": True}, {"final_sigmas_type": "sigma_min"}),
+    "DEISMultistepScheduler": ({}, {"use_karras_sigmas": True}),
+}
+
+
+def grid_of_theirs(name, told, steps):
+    """Levels from the first to the last, each once; those that count in timesteps are looked up."""
+    import diffusers
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy about torch's arrays
+        theirs = getattr(diffusers, name)(**told)
+        theirs.set_timesteps(steps)
+    if hasattr(theirs, "sigmas"):
+        found = theirs.sigmas.double().numpy()
+    else:
+        kept = theirs.alphas_cumprod.double().numpy()
+        table = np.sqrt((1 - kept) / kept)
+        kept_last = float(theirs.final_alpha_cumprod)
+        found = np.append(table[theirs.timesteps.numpy()], np.sqrt((1 - kept_last) / kept_last))
+    return found[np.append(True, np.diff(found) < -1e-5 * found[:-1])]  # PNDM asks twice at its second level
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", None])
+@pytest.mark.parametrize(("name", "told"), [(name, told) for name, each in GRIDS.items() for told in each])
+def test_the_grid_of_a_folder_is_the_one_that_its_scheduler_makes(name, told, spacing):
+    told = told | {"beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    told |= {} if spacing is None else {"timestep_spacing": spacing}
+    ours = Scheduler.read({"_class_name": name, **told}, "here")
+    for steps in (2, 7, 30):
+        assert ours.levels(steps) == pytest.approx(grid_of_theirs(name, told, steps), rel=2e-4)
+
+
+def test_a_class_reads_only_its_own_keys():
+    left_over = {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "set_alpha_to_one": False, "clip_sample": True}
+    told = Scheduler.read({"_class_name": "EulerAncestralDiscreteScheduler", **left_over}, "here")
+    assert told == Scheduler.read({"_class_name": "EulerAncestralDiscreteScheduler"}, "here")
+
+
+def test_one_step_from_a_level_to_itself_is_refused():
+    """Diffusers answers with the noise it was given."""
+    told = {"set_alpha_to_one": False}
+    with pytest.raises(ConfigurationError, match="1 sampling steps with timestep_spacing 'leading' and steps_offset 0"):
+        Scheduler.read(told, "here").levels(1)
+    assert len(Scheduler.read(told, "here").levels(2)) == 2
+    assert len(Scheduler.read({**told, "timestep_spacing": "trailing"}, "here").levels(1)) == 2
+    with pytest.raises(ConfigurationError, match="do not fall"):
+        Scheduler.read({"_class_name": "DPMSolverMultistepScheduler", "timestep_spacing": "leading"}, "here").levels(1000)
