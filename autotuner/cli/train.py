@@ -116,7 +116,7 @@ def _train(recipe: Recipe, config: TrainerConfig, dataset: Dataset, resumed: Pat
             checkpoint.restore(trainer, resumed)
         at = f"continues at step {trainer.step}" if resumed else "begins"
         print(f"{config.name} {at}: {trainer.stages.teacher.layout.size:,} parameters, results in {recipe.out}")
-        with Bar(trainer) as bar, _stopping_on_signals(trainer):
+        with Bar(trainer) as bar, stopping_on_signals(trainer):
             launch.drive(trainer, recipe.out / checkpoint.FILE_NAME, bar.show)
         if trainer.budget_used < 1:
             attached.close("interrupted")
@@ -132,7 +132,7 @@ def _train(recipe: Recipe, config: TrainerConfig, dataset: Dataset, resumed: Pat
 
 
 @contextmanager
-def _stopping_on_signals(trainer: Trainer) -> Iterator[None]:
+def stopping_on_signals(trainer: Trainer) -> Iterator[None]:
     """A signal ends the training after the present step; a second one ends it at once, and the last checkpoint stays."""
 
     def stop(number: int, _: object) -> None:

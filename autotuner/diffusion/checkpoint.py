@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,11 +57,10 @@ def save(trainer: Trainer, path: Path) -> None:
     trainer.saved = True
 
 
-def restore(trainer: Trainer, path: Path) -> None:
-    """Continue a training of the same configuration from ``path``; raises CheckpointError."""
-    vectors, document = read(path)
+def check(trainer: Trainer, document: dict[str, Any], path: Path, except_for: Collection[str] = ()) -> None:
+    """Raise CheckpointError unless the document of ``path`` is of the trainer's configuration and images."""
     config = json.loads(json.dumps(trainer.config.to_dict()))
-    for name in MUST_AGREE:
+    for name in [name for name in MUST_AGREE if name not in except_for]:
         was = document["config"].get(name, DEFAULTS[name])
         if was != config[name]:
             raise CheckpointError(f"{path}: {name} was {was!r}, this training has {config[name]!r}")
@@ -68,11 +68,25 @@ def restore(trainer: Trainer, path: Path) -> None:
         was, now = document["data"][name], getattr(trainer.dataset, name)
         if was != now:
             raise CheckpointError(f"{path}: {name} of the images was {was!r}, this training has {now!r}")
+
+
+def restore_teacher(trainer: Trainer, vectors: dict[str, mx.array], path: Path) -> None:
+    """Put the teacher's vectors of a checkpoint in place. Raises CheckpointError."""
+    try:
+        trainer.stages.teacher.restore(_state(vectors, "teacher"))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def restore(trainer: Trainer, path: Path) -> None:
+    """Continue a training of the same configuration from ``path``; raises CheckpointError."""
+    vectors, document = read(path)
+    check(trainer, document, path)
     stages, ladder = trainer.stages, trainer.config.student_ladder
     if document["stage"] > len(ladder):
         raise CheckpointError(f"{path}: in distillation stage {document['stage']}; student_ladder {ladder!r} has no such stage")
+    restore_teacher(trainer, vectors, path)
     try:
-        stages.teacher.restore(_state(vectors, "teacher"))
         if "student.weights" in vectors:
             stages.objective = document.get("objective", stages.objective)
             stages.from_teacher = document.get("from_teacher", stages.from_teacher)

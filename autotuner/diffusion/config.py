@@ -253,11 +253,12 @@ class TrainerConfig:
         """The knobs that this training honours, with their ladders; all take effect at the next optimizer step."""
         from autotuner.diffusion.noise import DENSITIES
 
+        first = 1 if self.student_ladder and self.teacher_share == 0 else 0  # nobody trains a teacher that has no share
         ladders: dict[str, tuple[float, tuple[float, ...]]] = {
             "resolution": (self.resolution, forms.ladder(self.planned_views, self.resolution, self.resolutions, self.unit)),
             "micro_batch": (self.micro_batch, self.micro_batches),
             "sampling_steps": (self.sampling_steps, self.sampling_ladder),
-            "distill": (0, tuple(range(len(self.student_ladder) + 1))),
+            "distill": (first, tuple(range(first, len(self.student_ladder) + 1))),
             "pace": (self.pace, (0.5, 0.7, 0.85, 1.0)),
             "cache_limit": (self.cache_limit, self.cache_limits),
             "lr_scale": (1.0, (0.25, 0.5, 1.0, 2.0)),

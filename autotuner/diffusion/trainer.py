@@ -122,6 +122,8 @@ class Trainer:
         """Train until the budget is spent; every knob change falls between two of the records."""
         if self._began is None:
             self._began = self._clock()
+        if self.stages.stage != self.knobs.whole("distill"):  # there is no teacher to train first
+            self._enter_stage(self.knobs["distill"])
         try:
             while self.budget_used < 1 and not self._stopping:
                 self._take_changes()
@@ -172,8 +174,9 @@ class Trainer:
         config, stage = self.config, self.knobs.whole("distill")
         planned = plan.planned_stage(self.budget_used, len(config.student_ladder), config.teacher_share)
         if planned > 0 and config.stage_rule == "gated" and stage > 0:
-            wanted = min(max(stage + self.verdict.move, 1), len(config.student_ladder))
-            self._plan("distill", max(wanted, planned), "gate" if wanted > planned else "plan")
+            move = self.verdict.move
+            wanted = max(min(max(stage + move, 1), len(config.student_ladder)), planned)
+            self._plan("distill", wanted, "gate" if wanted == stage + move else "plan")
         # back, too: a training resumed with a larger budget has a teacher to train before its students
         elif planned > stage or self._only_the_plan_moved("distill"):
             self._plan("distill", planned)

@@ -1,0 +1,241 @@
+"""Stages of distillation in a real training: who learns from whom, when a stage ends, and what a resume brings back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from autotuner.diffusion import checkpoint
+from autotuner.diffusion.distillation import start, students
+from autotuner.diffusion.distillation.inherit import inherit
+from autotuner.diffusion.evaluation import Evaluated
+from autotuner.errors import ConfigurationError
+
+NAN = float("nan")
+
+
+def measured(trainer, gap):
+    """One evaluation of the present stage, as if it had been measured now."""
+    row = Evaluated(trainer.step, trainer.seconds, trainer.images, 0.1, 1.0, 4, "student", 0.0, trainer.stages.stage, gap)
+    trainer.evaluations.append(row)
+
+
+def students_of(make_trainer, **changes):
+    settings = {"steps": 60, "student_ladder": (4, 2), "teacher_share": 0.1, "gate": {"window": 2}, "stage_rule": "gated"}
+    return make_trainer(**{**settings, **changes})
+
+
+def moves(trainer):
+    return [(change.step, int(change.new), change.by) for change in trainer.knobs.changes if change.knob == "distill"]
+
+
+def test_a_stage_ends_early_when_its_student_is_as_good_as_the_teacher(make_trainer, take):
+    trainer = students_of(make_trainer)
+    records = trainer.steps()
+    while trainer.stages.stage == 0:
+        next(records)
+    for gap in (1.5, 1.05, 1.04):
+        assert trainer.stages.stage == 1
+        measured(trainer, gap)
+        next(records)
+    assert trainer.stages.stage == 2
+    assert moves(trainer)[-1][1:] == (2, "gate")
+    assert 1 in trainer.stages.kept
+
+
+def test_no_stage_lasts_longer_than_its_equal_part(make_trainer):
+    gated, equal = students_of(make_trainer), students_of(make_trainer, stage_rule="equal")
+    for trainer in (gated, equal):
+        list(trainer.steps())
+    assert moves(gated) == moves(equal)  # nothing was measured, so nothing came early
+    assert [stage for _, stage, _ in moves(gated)] == [1, 2]
+
+
+def test_a_stage_out_of_reach_gives_back_the_student_before_it(make_trainer):
+    trainer = students_of(make_trainer, gate={"window": 1, "patience": 2, "fall_back": 1.5})
+    records = trainer.steps()
+    while trainer.stages.stage == 0:
+        next(records)
+    measured(trainer, 1.0)
+    next(records)
+    assert trainer.stages.stage == 2
+    kept = np.array(trainer.stages.kept[1])
+    moments = trainer.stages.student.state.moments
+    for gap in (2.5, 2.6):
+        measured(trainer, gap)
+    trainer._follow_plan()
+    assert trainer.stages.stage == 1
+    assert moves(trainer)[-1][1:] == (1, "gate")
+    assert np.array_equal(np.array(trainer.stages.student.averaged), kept)
+    assert trainer.stages.student.state.moments is moments  # the optimizer goes on
+
+
+def test_a_guided_run_hears_the_gate_but_is_moved_by_the_daemon_alone(make_trainer):
+    from test_diffusion_trainer import Changes, Daemon
+
+    daemon = Daemon({3: Changes(distill=(0, 1))}, guided=True)
+    trainer = students_of(make_trainer, run=daemon)
+    records = trainer.steps()
+    for _ in range(5):
+        next(records)
+    for _ in range(3):
+        measured(trainer, 1.0)
+        next(records)
+    assert trainer.verdict.move == 1
+    assert trainer.stages.stage == 1
+
+
+def test_the_gap_is_the_students_distance_over_its_teachers(make_trainer, take):
+    trainer = students_of(make_trainer, quality_steps=4)
+    list(trainer.steps())
+    assert trainer.stages.student_steps == 2
+    row = trainer.evaluate(with_quality=True)
+    own, teacher = trainer.evaluator.quality("student", 2), trainer.evaluator.quality("teacher", 16)
+    assert row.gap == pytest.approx(own / teacher, rel=1e-6)
+    assert row.quality == pytest.approx(trainer.evaluator.quality("student", 4), rel=1e-6)
+
+
+def test_pure_training_holds_no_second_network(make_trainer):
+    trainer = students_of(make_trainer, objective="train")
+    list(trainer.steps())
+    assert trainer.stages.stage == 2
+    assert trainer.stages.frozen is None
+
+
+def test_the_objective_changes_between_two_steps_without_a_new_optimizer(make_trainer):
+    trainer = students_of(make_trainer, objective="train")
+    records = trainer.steps()
+    while trainer.stages.stage == 0:
+        next(records)
+    for _ in range(3):
+        next(records)
+    learner, updates = trainer.stages.student, float(trainer.stages.student.state.moments.updates)
+    before = np.array(learner.state.weights)
+    trainer.stages.set_objective("distil")
+    next(records)
+    assert trainer.stages.student is learner
+    assert float(learner.state.moments.updates) == updates + 1
+    assert trainer.stages.frozen is not None
+    assert not np.array_equal(np.array(learner.state.weights), before)
+
+
+def test_a_teacher_that_learned_on_cannot_be_asked_for(make_trainer):
+    trainer = students_of(make_trainer, objective="train")
+    list(trainer.steps())
+    trainer.stages.images["teacher"] += 1
+    with pytest.raises(ConfigurationError, match="allowed is 'train'"):
+        trainer.stages.set_objective("distil")
+    with pytest.raises(ConfigurationError, match="allowed: distil, train, progressive"):
+        trainer.stages.set_objective("magic")
+
+
+def test_in_progressive_distillation_each_student_becomes_the_next_teacher(make_trainer):
+    trainer = students_of(make_trainer, objective="progressive", stage_rule="equal")
+    records = trainer.steps()
+    while trainer.stages.stage < 1:
+        next(records)
+    first = trainer.stages.frozen
+    while trainer.stages.stage < 2:
+        last = trainer.stages.student.state.weights
+        next(records)
+    assert trainer.stages.frozen is not first
+    found = np.concatenate([np.array(a).ravel() for _, a in tree_flatten(trainer.stages.frozen.trainable_parameters())])
+    assert found == pytest.approx(np.array(last), abs=0)
+    assert np.array_equal(np.array(trainer.stages.student.state.average), np.array(trainer.stages.student.state.weights))
+
+
+@pytest.mark.parametrize("objective", ["distil", "train", "progressive"])
+def test_a_resumed_distillation_goes_on_as_if_it_had_not_stopped(make_trainer, take, tmp_path, objective):
+    path = tmp_path / checkpoint.FILE_NAME
+    settings = {"objective": objective, "stage_rule": "equal", "steps": 40}
+    through = take(students_of(make_trainer, **settings), 40)
+    first = students_of(make_trainer, **settings)
+    take(first, 30)
+    assert first.stages.stage == 2
+    checkpoint.save(first, path)
+    second = students_of(make_trainer, **settings)
+    checkpoint.restore(second, path)
+    assert list(second.stages.kept) == [1]
+    assert [row.loss for row in take(second, 10)] == [row.loss for row in through[30:]]
+
+
+def test_a_finished_teacher_is_taken_to_few_steps(make_trainer, stripes, tmp_path):
+    teacher = make_trainer(steps=40, student_ladder=())
+    list(teacher.steps())
+    path = tmp_path / checkpoint.FILE_NAME
+    checkpoint.save(teacher, path)
+    wanted = replace(teacher.config, student_learning_rate=7e-4)
+    config = start.configured(path, wanted, {"student_learning_rate"}, to=2, seconds=60.0)
+    assert config.student_ladder == (4, 2)
+    assert config.student_learning_rate == 7e-4
+    assert config.declarations()["distill"].values == (1, 2)
+    trainer = make_trainer(out=tmp_path, **{**vars_of(config), "seconds": None, "steps": 20})
+    start.take_teacher(trainer, path)
+    assert np.array_equal(np.array(trainer.stages.teacher.averaged), np.array(teacher.stages.teacher.averaged))
+    list(trainer.steps())
+    trainer.keep_student()
+    assert trainer.stages.images == {"teacher": 40 * 16, "student": 20 * 16}
+    assert students.known(tmp_path) == [4, 2]
+    labels = np.arange(8) % 2
+    drawn = checkpoint.samples(path, "student", 2, 8, 3)
+    learned = trainer.evaluator.as_data(trainer.evaluator.solutions("student", 2, labels, 3))
+    assert np.array_equal(drawn, learned)
+    assert not np.array_equal(drawn, checkpoint.samples(path, "student", 4, 8, 3))
+
+
+def vars_of(config):
+    return {name: value for name, value in vars(config).items() if name not in ("name",)}
+
+
+@pytest.mark.parametrize("to", [0, 3, 12])
+def test_steps_that_no_ladder_leads_to_are_refused(to):
+    with pytest.raises(ConfigurationError, match="powers of two"):
+        start.ladder(to)
+
+
+def test_a_ladder_begins_near_the_teacher_and_halves():
+    assert start.ladder(1) == (4, 2, 1)
+    assert start.ladder(4) == (4,)
+    assert start.ladder(16) == (16,)
+
+
+def test_an_untrained_teacher_is_refused(make_trainer, tmp_path):
+    trainer = make_trainer(steps=5)
+    checkpoint.save(trainer, tmp_path / "empty.safetensors")
+    with pytest.raises(checkpoint.CheckpointError, match="no picture yet"):
+        start.take_teacher(make_trainer(steps=5, teacher_share=0.0), tmp_path / "empty.safetensors")
+
+
+def test_a_shallower_student_takes_its_teachers_blocks_at_the_same_depth(make_trainer):
+    trainer = make_trainer(model={"width": 16, "depth": 3, "mlp_ratio": 2}, student_model={"depth": 2})
+    teacher, student = trainer.stages.new_denoiser(), trainer.stages.new_student()
+    weights = dict(tree_flatten(teacher.trainable_parameters()))
+    weights["network.blocks.2.up.weight"] = weights["network.blocks.2.up.weight"] * 0 + 5
+    taken = inherit(student, weights)
+    own = dict(tree_flatten(student.trainable_parameters()))
+    assert taken == sum(array.size for array in own.values())
+    assert float(own["network.blocks.1.up.weight"].min()) == 5
+
+
+def test_a_narrower_student_learns_and_is_resumed(make_trainer, take, tmp_path):
+    settings = {"student_model": {"width": 8}, "stage_rule": "equal", "steps": 30}
+    through = take(students_of(make_trainer, **settings), 30)
+    first = students_of(make_trainer, out=tmp_path, **settings)
+    take(first, 20)
+    assert first.stages.student.layout.size < first.stages.teacher.layout.size
+    checkpoint.save(first, tmp_path / checkpoint.FILE_NAME)
+    second = students_of(make_trainer, **settings)
+    checkpoint.restore(second, tmp_path / checkpoint.FILE_NAME)
+    assert [row.loss for row in take(second, 10)] == [row.loss for row in through[20:]]
+    assert checkpoint.samples(tmp_path / checkpoint.FILE_NAME, "student", 2, 4, 0).shape == (4, 8, 8, 1)
+
+
+def test_a_damaged_students_file_is_named(tmp_path):
+    path = students.path_of(tmp_path, 4)
+    path.parent.mkdir()
+    path.write_bytes(b"nothing")
+    with pytest.raises(students.StudentError, match="steps-004"):
+        students.load(path)
