@@ -15,10 +15,14 @@ from autotuner.diffusion.features import Features
 from autotuner.diffusion.guidance import Guided
 from autotuner.diffusion.held_out import HeldOut
 from autotuner.diffusion.precondition import Denoiser
+from autotuner.diffusion.quality.kernel import BLOCKS
 from autotuner.diffusion.sample import evaluations, generate, solve, student_schedule, teacher_schedule, to_pixels
 from autotuner.diffusion.stages import Stages
 
 QUALITY_SEED = 11
+CHOICE_SEED = 17
+FEWEST_IMAGES = 2 * BLOCKS
+"""With fewer real images than this no set of images is compared with another."""
 PREVIEW_SEED = 7
 PREVIEW_IMAGES = 16
 REFERENCE_STEPS = 16
@@ -77,7 +81,7 @@ class Evaluator:
         self.dataset = dataset
         self.stages = stages
         self._probe = stages.new_denoiser()
-        self._held_out = HeldOut(dataset.held_out_images, dataset.held_out_labels, config.held_out_images)
+        self._held_out = HeldOut(dataset, config.held_out_images)
         self._known: tuple[int, np.ndarray] | None = None
         self._reference: tuple[int, float] | None = None
 
@@ -88,10 +92,26 @@ class Evaluator:
 
     @cached_property
     def floor(self) -> float:
-        """Distance that as many real held-out images have, NaN when there are fewer: no sampler can be expected below it."""
-        if len(self.dataset.held_out_images) < self.config.quality_images:
+        """Distance of as many real held-out images, NaN when there are fewer: no sampler can be expected below it."""
+        if len(self.dataset.held_out_images) < self.quality_images:
             return math.nan
-        return self.features.distance(self.dataset.held_out_images[: self.config.quality_images])
+        return self.features.distance(self.dataset.held_out_images[: self.quality_images])
+
+    @property
+    def quality_images(self) -> int:
+        """Samples of one quality: the configured number, lowered to the held-out images so that its floor has as many.
+
+        It is not lowered below FEWEST_IMAGES: there is no floor then.
+        """
+        wanted, known = self.config.quality_images, len(self.dataset.held_out_images)
+        return min(wanted, known) if known >= FEWEST_IMAGES else wanted
+
+    def chosen(self, count: int) -> np.ndarray:
+        """Indices of ``count`` training images, a random choice that is always the same; few images come more than once.
+
+        Samples are asked for their labels, so that labels are as frequent among them as in the data.
+        """
+        return np.resize(np.random.default_rng(CHOICE_SEED).permutation(len(self.dataset.images)), count)
 
     def held_out_losses(self) -> np.ndarray:
         """Held-out loss in each noise bin; measured again only after the teacher has learned."""
@@ -106,12 +126,11 @@ class Evaluator:
         if resolution == self.dataset.resolution:
             return self.held_out_losses()
         self.stages.teacher.show_average(self._probe)
-        images, labels = self.dataset.held_out_images, self.dataset.held_out_labels
-        return HeldOut(images, labels, self.config.held_out_images, resolution).losses(self._probe)
+        return HeldOut(self.dataset, self.config.held_out_images, resolution).losses(self._probe)
 
     def samples(self, who: str, steps: int, count: int, seed: int) -> np.ndarray:
-        """uint8 images of the teacher (by the configured solver) or the student (by its own segments)."""
-        labels = np.arange(count) % self.stages.classes
+        """uint8 images of the teacher (by the configured solver) or the student (by its own segments), labels as ``chosen``."""
+        labels = self.dataset.labels[self.chosen(count)]
         return draw(self._sampler(who), self.config, who, labels, self._shape, steps, seed)
 
     def solutions(self, who: str, steps: int, labels: np.ndarray, seed: int, solver: str | None = None) -> np.ndarray:
@@ -146,7 +165,7 @@ class Evaluator:
 
     def quality(self, who: str, steps: int) -> float:
         """Frechet distance of ``quality_images`` samples from the training images."""
-        labels = np.arange(self.config.quality_images) % self.stages.classes
+        labels = self.dataset.labels[self.chosen(self.quality_images)]
         return self.features.distance(self.as_data(self.solutions(who, steps, labels, QUALITY_SEED)))
 
     def measure(self, step: int, seconds: float, images: int, with_quality: bool) -> Evaluated:

@@ -1,8 +1,8 @@
 """The fixed measurement: loss on held-out images with fixed noise at fixed levels, of averaged weights.
 
 It depends on no knob, so it compares any two moments of a run and any two runs on the same images. At a lower resolution
-the images are area-averaged and the levels shrink as in training (``resolution_scale``); values of two resolutions do not
-compare with each other.
+the images are made as training's are (``Dataset.held_out_at``) and the levels shrink alike (``resolution_scale``); values
+of two resolutions do not compare with each other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import mlx.nn as nn
 import numpy as np
 
 from autotuner.diffusion.blas import mx
-from autotuner.diffusion.data import resize
+from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.loss import denoising_errors, to_model
 from autotuner.diffusion.noise import reference_sigmas, resolution_scale
 
@@ -23,17 +23,17 @@ SEED = 20240607
 class HeldOut:
     """Images, noise and levels of the measurement, drawn once; at ``resolution``, or at the images' own."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, count: int, resolution: int | None = None) -> None:
+    def __init__(self, dataset: Dataset, count: int, resolution: int | None = None) -> None:
+        resolution = resolution or dataset.resolution
+        images = dataset.held_out_at(resolution)
         count = min(count, len(images))
         which = np.arange(max(count, BINS)) % count  # a few images come again, so that every noise level has one
         self.count = len(which)
-        full = images.shape[1]
-        resolution = resolution or full
-        self._images = np.asarray(images[which]) if resolution == full else resize(images[which], resolution)
-        self._labels = np.asarray(labels[which], np.int32)
+        self._images = np.asarray(images[which])
+        self._labels = np.asarray(dataset.held_out_labels[which], np.int32)
         self._noise = np.random.default_rng(SEED).standard_normal(self._images.shape).astype(np.float32)
         self._bins = np.arange(self.count) % BINS
-        levels = reference_sigmas(BINS) * resolution_scale(resolution, full)
+        levels = reference_sigmas(BINS) * resolution_scale(resolution, dataset.resolution)
         self._sigma = levels[self._bins].astype(np.float32)
 
     def losses(self, denoiser: nn.Module) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.data import Dataset, resize
+from autotuner.diffusion.data.area import Size
 from autotuner.diffusion.models.autoencoder_kl import AutoencoderKL
 from autotuner.diffusion.models.weights import load
 from autotuner.diffusion.sample import to_pixels
@@ -44,6 +45,7 @@ def prepare(folder: str | Path, dataset: Dataset, resolutions: Sequence[int], ca
     training, held_out = captions_of(dataset)
     told = tuple(dict.fromkeys((*training, *held_out)))
     rows = {caption: row for row, caption in enumerate(told)}
+    captions = _captions(folder, told, max(resolutions), cache)  # first: what is missing there shows within seconds
     encoded = {edge: _latents(folder, dataset, edge, cache) for edge in resolutions}
     full = encoded[max(resolutions)]
     return Prepared(
@@ -57,9 +59,10 @@ def prepare(folder: str | Path, dataset: Dataset, resolutions: Sequence[int], ca
             captions=training,
             held_out_captions=held_out,
             label_names=told,
-            _resized={part["training"].shape[1]: part["training"] for part in encoded.values()},
+            _resized=_by_edge(encoded.values(), "training"),
+            _held_out_resized=_by_edge(encoded.values(), "held_out"),
         ),
-        _captions(folder, told, max(resolutions), cache),
+        captions,
     )
 
 
@@ -124,6 +127,10 @@ def _latents(folder: Path, dataset: Dataset, edge: int, cache: Path) -> dict[str
         _write(path, {name: mx.array(encode(vae, resize(images, edge))) for name, images in parts.items()})
     found: Any = mx.load(str(path), format="safetensors")
     return {name: np.array(array) for name, array in found.items()}
+
+
+def _by_edge(encoded: Iterable[dict[str, np.ndarray]], part: str) -> dict[Size, np.ndarray]:
+    return {each[part].shape[1]: each[part] for each in encoded}
 
 
 def _captions(folder: Path, captions: Sequence[str], edge: int, cache: Path) -> Path:

@@ -93,7 +93,7 @@ class Captioned(nn.Module):
 
     def decode(self, standardised: np.ndarray) -> np.ndarray:
         """uint8 pictures of latents, by the folder's autoencoder."""
-        return latents.decode(_autoencoder(self._folder), standardised)
+        return latents.decode(_autoencoder(self._folder, _state(self._folder / "vae")), standardised)
 
 
 def captioned_unet(
@@ -118,7 +118,7 @@ def captioned_unet(
     if adapter not in ADAPTERS:
         raise ConfigurationError(f"adapter {adapter!r}; allowed: {', '.join(ADAPTERS)}")
     _check_process(config, Path(folder))
-    source, condition = _unet(Path(folder)), latents.read_captions(Path(captions))
+    source, condition = _unet(Path(folder), _state(Path(folder) / "unet")), latents.read_captions(Path(captions))
     unet = UNet2DConditionModel(source.config)
     unet.update(source.parameters())
     _fits(unet.config, {"in_channels": (channels,)})
@@ -154,12 +154,21 @@ def _scale(config: TrainerConfig) -> float:
     return EDM_TIMESTEPS if config.process == "edm" else 1
 
 
+State = tuple[tuple[str, int, int], ...]
+
+
+def _state(folder: Path) -> State:
+    """Name, time and size of every file: what is kept in memory is that of these files."""
+    found = ((file.name, file.stat()) for file in sorted(folder.glob("*")))
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
+
+
 @lru_cache(maxsize=1)
-def _unet(folder: Path) -> UNet2DConditionModel:
+def _unet(folder: Path, state: State) -> UNet2DConditionModel:
     """The weights that several networks share; nobody updates this one."""
     return load(UNet2DConditionModel, folder / "unet")
 
 
 @lru_cache(maxsize=1)
-def _autoencoder(folder: Path) -> AutoencoderKL:
+def _autoencoder(folder: Path, state: State) -> AutoencoderKL:
     return load(AutoencoderKL, folder / "vae")

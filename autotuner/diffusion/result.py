@@ -54,7 +54,7 @@ def summary(trainer: Trainer, seconds: float, last: Evaluated) -> dict[str, Any]
         "held_out_losses_by_noise_bin": [float(value) for value in trainer.evaluator.held_out_losses()],
         "held_out_curve": [(row.seconds, row.step, row.images, row.held_out_loss) for row in rows],
         "quality_metric": trainer.evaluator.features.metric,
-        "quality_images": config.quality_images,
+        "quality_images": trainer.evaluator.quality_images,
         "quality_floor": trainer.evaluator.floor,
         "quality_curve": [(row.seconds, row.step, row.images, row.quality) for row in rows if not math.isnan(row.quality)],
         "evaluations": [asdict(row) for row in rows],

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 from tiny_pipeline import open_pipeline, write_pipeline
 
 from autotuner.diffusion import checkpoint, config, latents, lora, networks
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
+from autotuner.diffusion.held_out import HeldOut
 from autotuner.diffusion.models.weights import save
 from autotuner.diffusion.stable_diffusion import StableDiffusion
 from autotuner.diffusion.stages import build
@@ -158,6 +160,8 @@ def test_latents_are_those_of_the_pictures_at_each_size(folder, prepared):
     dataset = prepared.dataset
     assert np.array_equal(dataset.images, pipeline.encode(pictures.images))
     assert np.array_equal(dataset.at(4), pipeline.encode(pictures.scaled(8).images))
+    assert np.array_equal(dataset.held_out_at(4), pipeline.encode(pictures.scaled(8).held_out_images))
+    assert np.array_equal(HeldOut(dataset, 20, 4)._images, dataset.held_out_at(4))
     assert dataset.channels == 4
     assert [dataset.label_names[label] for label in dataset.held_out_labels] == list(pictures.held_out_captions)
 
@@ -178,6 +182,28 @@ def test_latents_are_encoded_once(folder, tmp_path, monkeypatch):
     again = latents.prepare(folder, colours(), (16,), tmp_path)
     assert np.array_equal(again.dataset.images, first.dataset.images)
     assert sorted(tmp_path.iterdir()) == files
+
+
+def test_a_missing_text_encoder_is_found_before_any_picture_is_encoded(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "folder", ignore=shutil.ignore_patterns("text_encoder"))
+    monkeypatch.setattr(latents, "encode", lambda *_: pytest.fail("encoded for nothing"))
+    with pytest.raises(ConfigurationError, match="text_encoder"):
+        latents.prepare(tmp_path / "folder", colours(), (16,), tmp_path / "cache")
+
+
+def test_a_folder_that_changes_is_read_again(folder, prepared, tmp_path):
+    own = shutil.copytree(folder, tmp_path / "folder")
+    pipeline = StableDiffusion.load(folder)
+    networks.build_network(fine_tuning(own, prepared), 4, 2, 8)
+    for model in (pipeline.unet, pipeline.vae):
+        model.update(tree_map(lambda array: array * 0.5, model.parameters()))
+    save(pipeline.unet, own / "unet")
+    network = networks.build_network(fine_tuning(own, prepared), 4, 2, 8)
+    assert mx.array_equal(network.unet.conv_in.weight, pipeline.unet.conv_in.weight)
+    some = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype(np.float32)
+    network.decode(some)
+    save(pipeline.vae, own / "vae")
+    assert np.array_equal(network.decode(some), pipeline.decode(some))
 
 
 def test_other_pictures_or_another_autoencoder_are_other_files(folder, tmp_path):

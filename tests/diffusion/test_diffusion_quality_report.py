@@ -115,7 +115,7 @@ def test_a_lower_resolution_averages_the_images_and_shrinks_the_levels(stripes):
     process = PROCESSES["edm"]
     Watched.process = process
     for resolution in (8, 4):
-        HeldOut(stripes.held_out_images, stripes.held_out_labels, 20, resolution).losses(Watched())
+        HeldOut(stripes, 20, resolution).losses(Watched())
     (full, levels), (low, lower) = seen
     assert (full, low) == ((20, 8, 8, 1), (20, 4, 4, 1))
     assert lower == pytest.approx(levels / 2)

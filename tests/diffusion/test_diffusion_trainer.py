@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autotuner.diffusion import noise, plan
+from autotuner.diffusion import evaluation, noise, plan
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
@@ -234,9 +234,35 @@ def test_a_held_out_part_smaller_than_the_noise_levels_is_measured_at_all_of_the
     assert math.isfinite(trainer.evaluator.measure(1, 1.0, 16, False).held_out_loss)
 
 
-def test_there_is_no_floor_without_as_many_real_images_as_are_sampled(make_trainer):
-    assert math.isfinite(make_trainer(quality_images=60).evaluator.floor)
-    assert math.isnan(make_trainer(quality_images=61).evaluator.floor)
+@pytest.mark.parametrize(("wanted", "compared"), [(32, 32), (256, 60)])
+def test_quality_and_floor_are_of_as_many_images_as_both_have(make_trainer, monkeypatch, wanted, compared):
+    evaluator = make_trainer(quality_images=wanted).evaluator
+    seen = []
+    monkeypatch.setattr(evaluator.features, "distance", lambda images: seen.append(len(images)) or 1.0)
+    evaluator.quality("teacher", 1)
+    assert math.isfinite(evaluator.floor)
+    assert seen == [compared, compared]
+
+
+def test_too_few_held_out_images_make_no_floor_and_take_nothing_from_quality(make_trainer, stripes):
+    few = replace(stripes, held_out_images=stripes.held_out_images[:19], held_out_labels=stripes.held_out_labels[:19])
+    evaluator = Trainer(make_trainer(quality_images=32).config, few).evaluator
+    assert evaluator.quality_images == 32
+    assert math.isnan(evaluator.floor)
+
+
+def test_samples_are_asked_for_labels_as_frequent_as_in_the_data(make_trainer, stripes, monkeypatch):
+    kept = np.flatnonzero((stripes.labels == 0) | (np.arange(len(stripes.labels)) < 24))
+    uneven = replace(stripes, images=stripes.images[kept], labels=stripes.labels[kept])
+    evaluator = Trainer(make_trainer(quality_images=40).config, uneven).evaluator
+    asked = []
+    images = np.zeros((40, 8, 8, 1), np.float32)
+    monkeypatch.setattr(evaluation, "solve", lambda denoiser, labels, *_: asked.append(labels) or images)
+    monkeypatch.setattr(evaluation, "generate", lambda denoiser, labels, *_: asked.append(labels) or images)
+    evaluator.quality("teacher", 1)
+    evaluator.samples("teacher", 1, 40, seed=0)
+    assert np.array_equal(*asked)
+    assert asked[0].mean() == pytest.approx(uneven.labels.mean(), abs=0.05)
 
 
 def test_the_budget_ends_the_run_and_evaluations_count_in_it(make_trainer, clock):

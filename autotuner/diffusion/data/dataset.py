@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class Dataset:
     augmentation: Augmentation | None = None
     """What each batch of training images goes through; held-out images never do."""
     _resized: dict[Size, np.ndarray] = field(default_factory=dict, repr=False)
+    _held_out_resized: dict[Size, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def resolution(self) -> int:
@@ -75,18 +76,22 @@ class Dataset:
         return float(np.std(first / 127.5 - 1 if self.images.dtype == np.uint8 else first))
 
     def at(self, resolution: Size) -> np.ndarray:
-        """The training images at an edge length or a (height, width): area-averaged once, then kept."""
-        if resolution in (self.resolution, self.images.shape[1:3]):
-            return self.images
-        if resolution not in self._resized:
-            self._resized[resolution] = resize(self.images, resolution)
-        return self._resized[resolution]
+        """The training images at an edge length or a (height, width): area-averaged once, then kept.
+
+        Latents are not averaged: they are encoded from pictures of each size beforehand.
+        """
+        return self._once(self._resized, self.images, resolution)
+
+    def held_out_at(self, resolution: Size) -> np.ndarray:
+        """The held-out images, as ``at``."""
+        return self._once(self._held_out_resized, self.held_out_images, resolution)
 
     def scaled(self, resolution: Size) -> Dataset:
         """This dataset with all its images, the held-out ones too, area-averaged to ``resolution``."""
         if resolution in (self.resolution, self.images.shape[1:3]):
             return self
-        return replace(self, images=self.at(resolution), held_out_images=resize(self.held_out_images, resolution), _resized={})
+        sizes: dict[str, Any] = {"_resized": {}, "_held_out_resized": {}}
+        return replace(self, images=self.at(resolution), held_out_images=self.held_out_at(resolution), **sizes)
 
     def batch(self, first_image: int, count: int, seed: int, resolution: Size) -> Batch:
         """The next ``count`` images after ``first_image`` have been seen, at ``resolution``: a function of its arguments."""
@@ -101,6 +106,13 @@ class Dataset:
         positions = np.arange(first_image, first_image + count)
         epochs, offsets = np.divmod(positions, len(self.images))
         return np.concatenate([self._order(int(epoch), seed)[offsets[epochs == epoch]] for epoch in np.unique(epochs)])
+
+    def _once(self, kept: dict[Size, np.ndarray], images: np.ndarray, resolution: Size) -> np.ndarray:
+        if resolution in (self.resolution, images.shape[1:3]):
+            return images
+        if resolution not in kept:
+            kept[resolution] = resize(images, resolution)
+        return kept[resolution]
 
     def _order(self, epoch: int, seed: int) -> np.ndarray:
         cached = getattr(self, "_last_order", None)

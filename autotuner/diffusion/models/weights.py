@@ -57,17 +57,18 @@ def load(kind: type[M], folder: str | Path, *, variant: str | None = None, dtype
 def save(model: Model, folder: str | Path, *, variant: str | None = None) -> Path:
     """Write `config.json` as it was read and the weights in torch's layout; returns the weights' file.
 
-    The file is complete or absent: it is written beside its place and renamed, as the old one may still be read from.
+    Each file is complete or absent: it is written beside its place and renamed, as the old one may still be read from.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     weights = to_torch(model)
     mx.eval(weights)
-    path = target / with_variant(model.config.schema.weights_file, variant)
-    draft = path.with_name(f".draft-{path.name}")
-    mx.save_safetensors(str(draft), weights, metadata={"format": "pt"})
-    os.replace(draft, path)
-    (target / FILE_NAME).write_text(json.dumps(model.config.raw, indent=2) + "\n", encoding="utf-8")
+    path, config = target / with_variant(model.config.schema.weights_file, variant), target / FILE_NAME
+    drafts = {each: each.with_name(f".draft-{each.name}") for each in (path, config)}
+    mx.save_safetensors(str(drafts[path]), weights, metadata={"format": "pt"})
+    drafts[config].write_text(json.dumps(model.config.raw, indent=2) + "\n", encoding="utf-8")
+    for each, draft in drafts.items():
+        os.replace(draft, each)
     return path
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from autotuner.diffusion import features
 from autotuner.diffusion.data import Dataset
-from autotuner.diffusion.evaluation import Evaluator
+from autotuner.diffusion.evaluation import FEWEST_IMAGES, Evaluator
 from autotuner.diffusion.features import Features
 from autotuner.diffusion.quality import paired
 from autotuner.diffusion.quality.classifier import Classifier
@@ -22,9 +22,7 @@ from autotuner.diffusion.quality.neighbours import NEIGHBOURS, neighbourhood
 from autotuner.diffusion.quality.sets import require_comparable
 
 STEPS: dict[str, tuple[int, ...]] = {"teacher": (4, 16), "student": (4,)}
-FEWEST_IMAGES = 2 * BLOCKS
-"""With fewer real pictures than this, no set is compared with another: its distances are NaN."""
-REFERENCE_SEED, NOISE_SEED, PAIRED_SEED = 17, 19, 23
+NOISE_SEED, PAIRED_SEED = 19, 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ def report(
     images = min(images or config.quality_images, len(dataset.held_out_images), len(dataset.images))
     paired_images = config.paired_images if paired_images is None else paired_images
     space = features.find("classifier", dataset)
-    chosen = np.random.default_rng(REFERENCE_SEED).permutation(len(dataset.images))[:images]
+    chosen = evaluator.chosen(images)
     real, labels = space.project(dataset.images[chosen]), dataset.labels[chosen]
     exact = _converge(evaluator, labels[:paired_images]) if paired_images else None
     known = [who for who in steps if who == "teacher" or evaluator.stages.student is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from mlx.utils import tree_flatten
@@ -42,6 +43,21 @@ def test_what_is_saved_is_loaded_and_saved_again_over_itself(model, tmp_path):
     save(loaded, tmp_path)
     assert same(model, load(UNet2DModel, tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", FILE]
+
+
+def test_a_save_that_is_cut_off_leaves_what_was_there(model, tmp_path, monkeypatch):
+    save(model, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    write = Path.write_text
+
+    def cut_off(path, text, **told):
+        write(path, text[:5], **told)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", cut_off)
+    with pytest.raises(OSError, match="no space left"):
+        save(model, tmp_path)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_shards_are_read_through_their_index(model, tmp_path):
