@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from autotuner.diffusion import betas
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.distillation.segments import CLOCKS, ends
 from autotuner.diffusion.noise import rho_schedule
@@ -25,6 +26,18 @@ def student_schedule(steps: int, sigma_min: float, sigma_max: float, clock: str 
 def teacher_schedule(steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
     """The grid for solvers: rho = 7."""
     return rho_schedule(steps, sigma_min, sigma_max)
+
+
+def told_levels(process: str, beta_schedule: str, sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    """The part of sigma_min to sigma_max that the process can tell its network: the steps of a variance-preserving one end.
+
+    It does not reach up to that end: the last steps of the linear and the cosine schedule (157 and 20,291) hold hardly more
+    than noise, and few-step samplers that begin there do worse.
+    """
+    if not process.startswith("vp_"):
+        return sigma_min, sigma_max
+    table = betas.sigmas(beta_schedule)
+    return max(sigma_min, float(table[0])), min(sigma_max, float(table[-1]))
 
 
 def solve(

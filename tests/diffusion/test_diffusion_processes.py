@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.nn as nn
 import numpy as np
 import pytest
 
 from autotuner.diffusion import betas, noise
 from autotuner.diffusion.blas import mx
+from autotuner.diffusion.evaluation import way
 from autotuner.diffusion.precondition import PROCESSES, TIMESTEPS, Denoiser, find_process
+from autotuner.diffusion.sample import solve
 from autotuner.errors import ConfigurationError
 
 DATA = 0.7
@@ -182,6 +186,37 @@ def test_unknown_rows_are_refused_with_the_known_ones():
         find_process("ddpm")
     with pytest.raises(ConfigurationError, match=r"'square'.*linear, scaled_linear, cosine"):
         find_process("vp_v", "square")
+
+
+class Gaussian(nn.Module):
+    """The exact network for pictures of independent N(MEAN, DATA^2) pixels, at the level that its timestep says."""
+
+    MEAN = -0.3
+
+    def __init__(self, row, schedule):
+        super().__init__()
+        self.row, self.ln_sigma = row, np.log(betas.sigmas(schedule))
+
+    def __call__(self, x, c_noise, label):
+        level = np.exp(np.interp(np.array(c_noise), np.arange(betas.STEPS), self.ln_sigma)).astype(np.float32)
+        sigma = mx.array(level).reshape(-1, 1, 1, 1)
+        noisy = x * mx.sqrt(1 + sigma**2)
+        image = (DATA**2 * noisy + sigma**2 * self.MEAN) / (DATA**2 + sigma**2)
+        n = (noisy - image) / sigma
+        return n if self.row == "vp_epsilon" else (n - sigma * image) * mx.rsqrt(1 + sigma**2)
+
+
+@pytest.mark.parametrize("schedule", betas.BETAS)
+@pytest.mark.parametrize("process", ["vp_epsilon", "vp_v"])
+def test_few_steps_of_a_variance_preserving_process_reach_the_data(tiny_config, process, schedule):
+    config = replace(tiny_config, process=process, beta_schedule=schedule, student_ladder=())
+    levels, solver = way(config, "teacher", 8)
+    table = betas.sigmas(schedule)
+    assert 0.999 * table[0] < levels[-2] < levels[0] < 1.001 * table[-1], "a network cannot be told of others"
+    denoiser = Denoiser(Gaussian(process, schedule), DATA, find_process(process, schedule))
+    found = solve(denoiser, np.zeros(64, int), (16, 16, 1), levels, solver, seed=1)
+    assert found.std() == pytest.approx(DATA, rel=0.02)
+    assert found.mean() == pytest.approx(Gaussian.MEAN, abs=0.03)
 
 
 @pytest.mark.parametrize("process", ["vp_epsilon", "vp_v", "flow"])
