@@ -16,7 +16,7 @@ from typing import Any
 from autotuner.errors import DeclarationError, ProtocolError
 from autotuner.knobs import KnobDeclaration, declare
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MODES = ("observe", "advise", "act")
 NAN = math.nan
 
@@ -69,8 +69,10 @@ class Evaluation:
     seconds: float = NAN
     """Wall time the evaluation took."""
     stage: int = 0
+    gap: float = NAN
+    """Distance of the student in the steps of its stage over its teacher's in many: what the stage's gate reads."""
 
-    LAYOUT = struct.Struct("<QdddIdI")
+    LAYOUT = struct.Struct("<QdddIdId")
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class RunSummary:
     loss: float | None
     held_out_loss: float | None
     quality: float | None
+    gap: float | None
     step_seconds: float | None
     images_per_second: float | None
     active_bytes: int
@@ -325,6 +326,7 @@ class ControlLoop:
             loss=_known(sample.loss) if sample else None,
             held_out_loss=window.evaluations[-1].held_out_loss if window.evaluations else None,
             quality=window.qualities[-1].quality if window.qualities else None,
+            gap=_known(window.evaluations[-1].gap) if window.evaluations else None,
             step_seconds=_known(sample.step_seconds) if sample else None,
             images_per_second=interval.images_per_second if interval and interval.images_per_second else None,
             active_bytes=sample.active_bytes if sample else 0,

@@ -135,5 +135,5 @@ def _evaluation(record: EvaluationRecord, time: float) -> Evaluation:
 
     return Evaluation(
         record.step, time, number(record.held_out_loss), number(record.quality), record.quality_steps,
-        number(record.seconds), record.stage,
+        number(record.seconds), record.stage, number(record.gap),
     )  # fmt: skip

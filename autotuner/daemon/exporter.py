@@ -119,6 +119,12 @@ RUN: tuple[Row[RunSnapshot], ...] = (
         "Distance of samples from the data by the run's own metric; lower is better.",
         lambda r: r.quality,
     ),
+    Row(
+        "run_student_gap",
+        "gauge",
+        "Distance of the student's samples in the steps of its stage over its teacher's in many; 1 is as good.",
+        lambda r: r.gap,
+    ),
     Row("run_step_seconds", "gauge", "Recent duration of one optimizer step.", lambda r: r.step_seconds),
     Row("run_images_per_second", "gauge", "Recent training throughput.", lambda r: r.images_per_second),
     Row("run_active_bytes", "gauge", "Memory that the framework uses now.", _framework_bytes(lambda r: r.active_bytes)),

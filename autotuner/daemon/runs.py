@@ -228,7 +228,7 @@ def evaluation_record(run_id: str, evaluation: Evaluation, moment: Moment) -> Ev
     """The journal's row of one evaluation."""
     return EvaluationRecord(
         run_id, moment.unix_at(evaluation.time), evaluation.step, known(evaluation.held_out_loss), known(evaluation.quality),
-        evaluation.quality_steps, known(evaluation.seconds), evaluation.stage,
+        evaluation.quality_steps, known(evaluation.seconds), evaluation.stage, known(evaluation.gap),
     )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class RunSnapshot:
     loss: float | None
     held_out_loss: float | None
     quality: float | None
+    gap: float | None
     step_seconds: float | None
     images_per_second: float | None
     active_bytes: int

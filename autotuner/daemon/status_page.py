@@ -154,6 +154,7 @@ def _state(run: RunSnapshot) -> Markup:
         ("Loss", number(run.loss)),
         ("Held-out loss", number(run.held_out_loss)),
         ("Sample distance", number(run.quality)),
+        ("Student over teacher", number(run.gap)),
         ("Images a second", number(run.images_per_second)),
         ("Step time", duration(run.step_seconds)),
         ("Budget used", percent(run.budget_used)),

@@ -402,6 +402,7 @@ class Trainer:
             quality_steps=measured.quality_steps,
             seconds=measured.took_seconds,
             stage=measured.stage,
+            gap=measured.gap,
         )
         return measured
 

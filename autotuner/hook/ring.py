@@ -67,7 +67,7 @@ class RingWriter:
     def evaluation(self, record: Evaluation) -> None:
         """Write one evaluation."""
         r = record
-        self._evaluation(r.step, r.time, r.held_out_loss, r.quality, r.quality_steps, r.seconds, r.stage)
+        self._evaluation(r.step, r.time, r.held_out_loss, r.quality, r.quality_steps, r.seconds, r.stage, r.gap)
 
     def acknowledgement(self, record: Acknowledgement) -> None:
         """Write one acknowledgement."""

@@ -155,12 +155,16 @@ class Run:
         quality_steps: int = 0,
         seconds: float = NAN,
         stage: int = 0,
+        gap: float = NAN,
     ) -> None:
-        """Tell a measurement on fixed data and noise at full resolution; ``quality`` is by the declared metric."""
+        """Tell a measurement on fixed data and noise at full resolution; ``quality`` is by the declared metric.
+
+        ``gap`` is the student's distance in the steps of its stage over its teacher's in many, while one is distilled.
+        """
         try:
             ring = self._ring
             if ring is not None:
-                ring.evaluation(Evaluation(step, monotonic(), held_out_loss, quality, quality_steps, seconds, stage))
+                ring.evaluation(Evaluation(step, monotonic(), held_out_loss, quality, quality_steps, seconds, stage, gap))
         except _BAD_VALUES as error:
             self._drop(f"evaluation at step {step!r}", error)
         except Exception as error:

@@ -176,6 +176,7 @@ class EvaluationRecord:
     quality_steps: int
     seconds: float | None
     stage: int
+    gap: float | None
 
 
 @dataclass(frozen=True)

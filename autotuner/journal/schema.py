@@ -22,7 +22,7 @@ from autotuner.journal.records import (
     TelemetryRecord,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_MILLISECONDS = 2000
 CHECKED_BYTES = 64 * 2**20
 """Files up to this size are checked page by page when they are opened; beyond it that would delay the start."""

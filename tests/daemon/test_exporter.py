@@ -44,6 +44,7 @@ def test_unknown_values_are_not_emitted():
     for name in (
         "held_out_loss",
         "quality",
+        "student_gap",
         "step_seconds",
         "active_bytes",
         "cache_bytes",

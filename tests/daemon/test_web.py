@@ -123,7 +123,7 @@ def test_the_page_of_a_run_shows_changes_with_why_and_effect(tmp_path, journal):
     journal.write(RunRecord(RUN.run_id, "digits", "mlx", "key", "{}", UNIX, UNIX))
     for step in range(10):
         journal.write(TelemetryRecord(RUN.run_id, UNIX + step, step, step, 1 / (1 + step), 0.4, 150.0, 1, 1, 1, None, 0, 0))
-    journal.write(EvaluationRecord(RUN.run_id, UNIX, 2, 0.5, None, 0, None, 0))
+    journal.write(EvaluationRecord(RUN.run_id, UNIX, 2, 0.5, None, 0, None, 0, None))
     journal.write(
         ChangeRecord(
             RUN.run_id,

@@ -12,7 +12,7 @@ import pytest
 
 from autotuner.hook.page import PageWriter, create_page
 from autotuner.hook.ring import RingWriter
-from autotuner.messages import MODES, Sample
+from autotuner.messages import MODES, PROTOCOL_VERSION, Sample
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"])
@@ -43,10 +43,10 @@ def test_the_ring_has_its_fields_where_the_page_says(tmp_path):
     ring.sample(7, 1.5, 0.25, 64, 0.1, 0, 0, 99, 3, 1, 4)
     data = (tmp_path / "ring").read_bytes()
     assert data[:8] == b"ATRING1\0"
-    assert struct.unpack_from("<III", data, 8) == (1, 128, 4)
+    assert struct.unpack_from("<III", data, 8) == (PROTOCOL_VERSION, 128, 4)
     assert struct.unpack_from("<I", data, 28) == (crc32(data[:28]),)
     record = data[128 + 128 : 128 + 256]
-    assert struct.unpack_from("<QHH", record) == (1, 1, 1)
+    assert struct.unpack_from("<QHH", record) == (1, 1, PROTOCOL_VERSION)
     assert struct.unpack_from("<d", record, 28) == (0.25,)
     assert struct.unpack_from("<IHH", record, 76) == (3, 1, 4)
     assert struct.unpack_from("<IQ", record, 116) == (crc32(record[: 12 + Sample.LAYOUT.size]), 1)
@@ -61,7 +61,7 @@ def test_the_knob_page_has_its_fields_where_the_page_says(tmp_path):
     data = (tmp_path / "page").read_bytes()
     assert len(data) == 4096
     assert data[:8] == b"ATPAGE1\0"
-    assert struct.unpack_from("<II", data, 8) == (1, crc32(data[:12]))
+    assert struct.unpack_from("<II", data, 8) == (PROTOCOL_VERSION, crc32(data[:12]))
     assert struct.unpack_from("<Q", data, 16) == (1,)
     assert struct.unpack_from("<dB3xI", data, 32) == (6.0, MODES.index("act"), crc32(data[32:44]))
     assert struct.unpack_from("<QdH2b", data, 64) == (0, 5.0, 2, 1, 2)

@@ -12,7 +12,7 @@ from autotuner.hook import AutotunerWarning, attach, files, knob
 from autotuner.hook.files import slug
 from autotuner.hook.process import process_start
 from autotuner.hook.ring import RingReader
-from autotuner.messages import Declaration
+from autotuner.messages import PROTOCOL_VERSION, Declaration
 
 
 def declaration(run):
@@ -297,4 +297,4 @@ def test_the_state_directory_can_be_given(start, tmp_path):
 
 
 def test_run_json_is_plain_json(start):
-    assert json.loads((start().directory / "run.json").read_text())["version"] == 1
+    assert json.loads((start().directory / "run.json").read_text())["version"] == PROTOCOL_VERSION

@@ -52,7 +52,7 @@ def slot_offset(number):
 
 
 def test_every_kind_of_record_arrives_as_it_was_written(ring, reader):
-    evaluation = Evaluation(7, 1.5, 0.25, quality=3.5, quality_steps=4, seconds=2.0, stage=1)
+    evaluation = Evaluation(7, 1.5, 0.25, quality=3.5, quality_steps=4, seconds=2.0, stage=1, gap=1.25)
     accepted = Acknowledgement(9, 7, 2.5, positions=(3, 0, 2))
     refused = Acknowledgement(10, 8, 3.5, refused=True, detail=2, positions=(3, 0, 2))
     write_sample(ring, 1)
@@ -243,8 +243,8 @@ def written(tmp_path_factory):
     ring = RingWriter(path, CAPACITY)
     for step in range(1, CAPACITY + 5):
         write_sample(ring, step)
-    ring.evaluation(Evaluation(CAPACITY + 5, 1.0, 0.5, 1.0, 4, 1.0))
-    records = {*map(sample, range(1, CAPACITY + 5)), Evaluation(CAPACITY + 5, 1.0, 0.5, 1.0, 4, 1.0)}
+    ring.evaluation(Evaluation(CAPACITY + 5, 1.0, 0.5, 1.0, 4, 1.0, 1, 1.5))
+    records = {*map(sample, range(1, CAPACITY + 5)), Evaluation(CAPACITY + 5, 1.0, 0.5, 1.0, 4, 1.0, 1, 1.5)}
     return path.read_bytes(), records, path.with_name("damaged")
 
 

@@ -77,9 +77,9 @@ def test_a_report_that_cannot_be_used_is_left_out_with_one_warning_and_the_hook_
 
 def test_an_evaluation_carries_all_its_fields(run, attached):
     daemon = attached(run)
-    run.evaluation(5, 0.25, quality=3.5, quality_steps=4, seconds=1.5, stage=1)
+    run.evaluation(5, 0.25, quality=3.5, quality_steps=4, seconds=1.5, stage=1, gap=1.25)
     (record,) = daemon.records(Evaluation)
-    assert record == Evaluation(5, record.time, 0.25, 3.5, 4, 1.5, 1)
+    assert record == Evaluation(5, record.time, 0.25, 3.5, 4, 1.5, 1, 1.25)
 
 
 @pytest.mark.parametrize(

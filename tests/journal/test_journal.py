@@ -35,7 +35,7 @@ EVERY_RECORD = (
     TELEMETRY,
     DecisionRecord("r-1", 103.0, "act", 0, "steady", "hold", "nothing to gain", "rules", mask="10", observation_json="[1.5]"),
     MachineRecord(104.0, celsius=61.5, injected=1),
-    EvaluationRecord("r-1", 105.0, 6, 0.25, None, 0, 1.5, 0),
+    EvaluationRecord("r-1", 105.0, 6, 0.25, None, 0, 1.5, 0, 1.25),
     PinRecord("r-1", "micro_batch", 32.0, "you", 106.0),
     QuarantineRecord("m", '{"micro_batch": 64.0}', "r-1", "killed with memory at 95 %", 107.0),
     AdviceRecord("a", "r-1", "micro_batch", "micro_batch 32 to 16", "low", 108.0, 109.0),

@@ -70,7 +70,7 @@ class Experiment:
             quality = None if math.isnan(row["quality"]) else row["quality"]
             journal.write(
                 EvaluationRecord(
-                    run_id, start + 3.0 + row["seconds"], row["step"], row["held_out_loss"], quality, 4, 0.3, row["stage"]
+                    run_id, start + 3.0 + row["seconds"], row["step"], row["held_out_loss"], quality, 4, 0.3, row["stage"], None
                 )
             )
         if guided:
