@@ -108,7 +108,7 @@ SUITES = {
         100.0,
         {
             "fixed": {},
-            "crops": _form("crops", 16, 0.06),
+            "crops": _form("crops", 16, 0.03),
             "levels": _form("levels", 16, 0.06),
             "progressive": _form("progressive", 16, 0.1),
             "mixed": _form("mixed", 16, 0.06, probability=0.75),
