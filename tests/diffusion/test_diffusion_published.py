@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from tiny_pipeline import open_pipeline, write_pipeline
 
-from autotuner.diffusion import checkpoint, config, latents, lora, networks
+from autotuner.diffusion import betas, checkpoint, config, latents, lora, networks
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.held_out import HeldOut
 from autotuner.diffusion.models.weights import save
+from autotuner.diffusion.noise import rho_schedule
+from autotuner.diffusion.published import EDM_TIMESTEPS
+from autotuner.diffusion.solvers import SOLVERS
 from autotuner.diffusion.stable_diffusion import StableDiffusion
 from autotuner.diffusion.stages import build
 from autotuner.diffusion.trainer import Trainer
@@ -138,6 +142,41 @@ def test_a_folder_brings_its_weights_and_must_fit_the_images(network, tmp_path):
         networks.build_network(from_folder, 1, 5, 8)
     with pytest.raises(ConfigurationError, match="not allowed beside folder"):
         networks.build_network(replace(from_folder, model={"dropout": 0.0}), 1, 3, 8)
+
+
+def walked(unet, scheduler, noise, timesteps=1):
+    """Diffusers' own loop of five steps; ``timesteps`` multiplies what its network is told."""
+    import torch
+
+    scheduler.set_timesteps(5)
+    x = torch.tensor(noise.transpose(0, 3, 1, 2))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for t in scheduler.timesteps:
+            answer = unet(scheduler.scale_model_input(x, t), timesteps * t, torch.tensor([0, 2])).sample
+            x = scheduler.step(answer, t, x).prev_sample
+    return x.numpy().transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("process", ["edm", "vp_epsilon", "vp_v"])
+def test_what_is_trained_is_sampled_by_diffusers_as_the_page_says(process, tmp_path):
+    from diffusers import DDIMScheduler, EDMEulerScheduler, UNet2DModel
+
+    denoiser = build(replace(small("unet2d", **UNET_2D), process=process), 1, 3, 8, 0.4)
+    save(denoiser.network.model, tmp_path)
+    unet = UNet2DModel.from_pretrained(tmp_path, local_files_only=True)
+    noise, labels = np.random.default_rng(4).standard_normal((2, 8, 8, 1)).astype(np.float32), np.array([0, 2])
+    if process == "edm":
+        levels = rho_schedule(5, 0.02, 40.0)
+        scheduler = EDMEulerScheduler(sigma_min=0.02, sigma_max=40.0, sigma_data=0.4)
+        found = walked(unet, scheduler, noise * np.float32(levels[0]), EDM_TIMESTEPS)
+    else:
+        levels = np.append(betas.sigmas("linear")[[999, 799, 599, 399, 199]], 0)
+        predicts = {"vp_epsilon": "epsilon", "vp_v": "v_prediction"}[process]
+        scheduler = DDIMScheduler(prediction_type=predicts, timestep_spacing="trailing", clip_sample=False)
+        found = walked(unet, scheduler, noise * np.float32(levels[0] / np.hypot(1, levels[0])))
+    x = SOLVERS["euler"](lambda x, sigma: denoiser(x, sigma, mx.array(labels)), mx.array(noise * levels[0]), list(levels))
+    assert np.abs(found - np.array(x)).max() < 1e-3 * np.abs(found).max()
 
 
 @pytest.mark.parametrize(
