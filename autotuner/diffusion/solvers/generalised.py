@@ -59,7 +59,7 @@ def trace(solver: Solver, sigmas: Sequence[float]) -> Table:
 
     def basis(x: mx.array, sigma: mx.array) -> mx.array:
         rows.append(np.array(x)[0])
-        levels.append(float(sigma[0].item()))
+        levels.append(float(np.array(sigma)[0]))
         return unit(len(rows))
 
     def unit(index: int) -> mx.array:
@@ -71,14 +71,17 @@ def trace(solver: Solver, sigmas: Sequence[float]) -> Table:
     return Table(grid[0], np.array(levels), np.stack([row[: count + 1] for row in rows]))
 
 
-def follow(denoise: DenoiseFn, x: mx.array, table: Table, *, watch: Watch = unwatched) -> mx.array:
+def follow(
+    denoise: DenoiseFn, x: mx.array, table: Table, *, outputs: Sequence[mx.array] = (), watch: Watch = unwatched
+) -> mx.array:
     """Sample from noise ``x`` of deviation ``table.sigma_max`` by a table, one evaluation of ``denoise`` for each level.
 
-    ``watch`` is shown, after evaluation k, the input of the next one (after the last: the image).
+    ``outputs`` are the first ones where they are known already. ``watch`` is shown, after evaluation k, the input of the next
+    one (after the last: the image).
     """
-    known = [x]
-    made = combine(known, table.rows[0])
-    for index in range(table.evaluations):
+    known = [x, *outputs]
+    made = combine(known, table.rows[len(outputs)])
+    for index in range(len(outputs), table.evaluations):
         level = float(table.levels[index])
         denoised = at(denoise, made, level)
         known.append(denoised)
