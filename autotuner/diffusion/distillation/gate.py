@@ -13,7 +13,7 @@ from autotuner.errors import ConfigurationError
 class Gate:
     """Bounds on the gap: the student's distance in its own steps over its teacher's in many, both with the same noise."""
 
-    advance: float = 1.10
+    advance: float = 1.05
     """The stage is learned when the gap was no larger than this ``window`` times in a row."""
     window: int = 2
     fall_back: float = 1.6
