@@ -9,14 +9,14 @@ import pytest
 
 from autotuner.diffusion import checkpoint
 from autotuner.diffusion.checkpoint import CheckpointError
-from autotuner.diffusion.distillation import interval, students
+from autotuner.diffusion.distillation import chart, interval, students
 from autotuner.diffusion.distillation.contenders import contenders
 from autotuner.diffusion.distillation.ledger import Ledger
 from autotuner.diffusion.distillation.measurements import Plan
 from autotuner.diffusion.distillation.references import References
 from autotuner.diffusion.distillation.report import measure
 from autotuner.diffusion.distillation.students import StudentError
-from autotuner.diffusion.distillation.table import lines
+from autotuner.diffusion.distillation.table import lines, title
 from autotuner.errors import AutotunerError, ConfigurationError
 
 STEPS = (1, 2, 8)
@@ -221,3 +221,14 @@ def test_the_interval_of_a_ratio_covers_it_as_often_as_it_says():
     assert 0.92 < np.mean([each.low < math.exp(0.1) < each.high for each in found]) < 0.98
     assert np.mean([each.high - each.low for each in found]) < 0.25, "the noise that both share takes no part"
     assert math.isnan(interval.of_ratio([1.0, 0.0, 1.0], [1.0, 1.0, 1.0]).value)
+
+
+def test_the_picture_holds_guided_teachers_and_several_runs_and_intervals_below_zero(found, stripes, tmp_path):
+    pytest.importorskip("matplotlib")
+    report = measure(found, stripes, PLAN)
+    wide = interval.Interval(2.0, -1.0, 5.0)
+    more = tuple(replace(row, run="narrow", guidance=2.0, parameters=900, frechet=wide) for row in report.rows)
+    both = replace(report, rows=report.rows + more, floor=wide)
+    assert "student of narrow, guidance 2" in {title(both, row) for row in both.rows}
+    chart.save(both, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 20_000
