@@ -19,6 +19,7 @@ from autotuner.diffusion.models.dit_transformer_2d import DiTTransformer2DModel
 from autotuner.diffusion.models.unet_2d import UNet2DModel
 from autotuner.diffusion.models.unet_2d_condition import UNet2DConditionModel
 from autotuner.diffusion.models.weights import load
+from autotuner.diffusion.precision import PRECISIONS
 from autotuner.diffusion.scheduler import PROCESSES, Scheduler
 from autotuner.diffusion.text_conditioning import Condition
 from autotuner.errors import ConfigurationError
@@ -112,13 +113,14 @@ def captioned_unet(
     """The U-Net of a Stable Diffusion folder, for the latents and the table of captions that ``latents.prepare`` made.
 
     ``adapter`` lora trains A and B of rank ``rank`` on attention projections (and ``feed_forward`` layers), full every weight.
-    Frozen weights are held once, however many networks are built. Raises ConfigurationError when folder, captions, process
-    and data do not belong together.
+    Frozen weights are held once, however many networks are built, and in the precision of the training. Raises
+    ConfigurationError when folder, captions, process and data do not belong together.
     """
     if adapter not in ADAPTERS:
         raise ConfigurationError(f"adapter {adapter!r}; allowed: {', '.join(ADAPTERS)}")
     _check_process(config, Path(folder))
-    source, condition = _unet(Path(folder), _state(Path(folder) / "unet")), latents.read_captions(Path(captions))
+    kept = config.precision if adapter == "lora" else "float32"  # what is trained has its master weights in float32
+    source, condition = _unet(Path(folder), _state(Path(folder) / "unet"), kept), latents.read_captions(Path(captions))
     unet = UNet2DConditionModel(source.config)
     unet.update(source.parameters())
     _fits(unet.config, {"in_channels": (channels,)})
@@ -164,9 +166,9 @@ def _state(folder: Path) -> State:
 
 
 @lru_cache(maxsize=1)
-def _unet(folder: Path, state: State) -> UNet2DConditionModel:
+def _unet(folder: Path, state: State, precision: str) -> UNet2DConditionModel:
     """The weights that several networks share; nobody updates this one."""
-    return load(UNet2DConditionModel, folder / "unet")
+    return load(UNet2DConditionModel, folder / "unet", dtype=PRECISIONS[precision])
 
 
 @lru_cache(maxsize=1)

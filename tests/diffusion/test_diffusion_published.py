@@ -283,6 +283,22 @@ def test_networks_of_one_training_share_their_frozen_weights(folder, prepared):
     assert len(shared) > len(first) / 2
 
 
+def test_frozen_weights_are_held_once_and_in_half_where_the_training_is(folder, prepared, take):
+    config = replace(fine_tuning(folder, prepared), precision="bfloat16")
+    mx.eval(networks.build_network(config, 4, 2, 8).parameters())
+    before = mx.get_active_memory()
+    further = networks.build_network(config, 4, 2, 8)
+    further.set_dtype(mx.bfloat16)
+    mx.eval(further.parameters())
+    assert further.unet.conv_in.weight.dtype == mx.bfloat16
+    weights = sum(array.nbytes for _, array in tree_flatten(further.parameters()))
+    assert mx.get_active_memory() - before < weights / 10
+    trainer = Trainer(config, prepared.dataset)
+    first = trainer.evaluator.held_out_losses().mean()
+    take(trainer, 20)
+    assert trainer.evaluator.held_out_losses().mean() < first
+
+
 def test_a_tiny_stable_diffusion_learns_pictures_and_its_adapter_loads_in_diffusers(folder, prepared, take, tmp_path):
     trainer = Trainer(fine_tuning(folder, prepared), prepared.dataset)
     before = trainer.evaluator.held_out_losses().mean()
