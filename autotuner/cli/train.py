@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from autotuner.diffusion.config import TrainerConfig
     from autotuner.diffusion.data import Dataset
     from autotuner.diffusion.recipe import Recipe
-    from autotuner.diffusion.trainer import Progress, Trainer
+    from autotuner.diffusion.progress import Progress
+    from autotuner.diffusion.trainer import Trainer
 
 KEPT = ("checkpoint.safetensors", "result.json")
 """What says that a directory already holds a training."""

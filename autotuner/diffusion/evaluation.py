@@ -137,14 +137,18 @@ class Evaluator:
         self.stages.teacher.show_average(self._probe)
         return HeldOut(self.dataset, self.config.held_out_images, resolution).losses(self._probe)
 
-    def samples(self, who: str, steps: int, count: int, seed: int) -> np.ndarray:
-        """uint8 images of the teacher (by the configured solver) or the student (by its own segments), labels as ``chosen``."""
+    def samples(self, who: str, steps: int, count: int, seed: int, sigmas: np.ndarray | None = None) -> np.ndarray:
+        """uint8 images of the teacher (by the configured solver) or the student (by its own segments), labels as ``chosen``.
+
+        ``sigmas`` takes the place of the grid that ``who`` has for as many steps.
+        """
         labels = self.dataset.labels[self.chosen(count)]
-        return draw(self._sampler(who), self.config, who, labels, self._shape, steps, seed)
+        configured, solver = way(self.config, who, steps)
+        return generate(self.sampler(who), labels, self._shape, configured if sigmas is None else sigmas, solver, seed)
 
     def solutions(self, who: str, steps: int, labels: np.ndarray, seed: int, solver: str | None = None) -> np.ndarray:
         """float32 images before rounding, one for each label; ``solver`` takes the place of the one that ``who`` has."""
-        return solve(self._sampler(who), labels, self._shape, *way(self.config, who, steps, solver), seed)
+        return solve(self.sampler(who), labels, self._shape, *way(self.config, who, steps, solver), seed)
 
     def as_data(self, solutions: np.ndarray) -> np.ndarray:
         """Solutions as the dataset has its images: uint8 pixels, or latents as they are."""
@@ -159,7 +163,8 @@ class Evaluator:
     def _shape(self) -> tuple[int, int, int]:
         return self.dataset.resolution, self.dataset.resolution, self.dataset.channels
 
-    def _sampler(self, who: str) -> Denoiser | Guided:
+    def sampler(self, who: str) -> Denoiser | Guided:
+        """The averaged weights of ``who`` as they are now, guided where the configuration says so. Raises LookupError."""
         if who == "teacher":
             self.stages.teacher.show_average(self._probe)
             return guided(self._probe, self.config, who, self.stages.classes)

@@ -10,7 +10,8 @@ from typing import Any
 from autotuner.diffusion import checkpoint, features, presets
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
-from autotuner.diffusion.trainer import Progress, Trainer
+from autotuner.diffusion.progress import Progress
+from autotuner.diffusion.trainer import Trainer
 from autotuner.hook import attach, knob
 
 SAVE_EVERY_SECONDS = 60.0

@@ -56,6 +56,11 @@ def summary(trainer: Trainer, seconds: float, last: Evaluated) -> dict[str, Any]
         "quality_metric": trainer.evaluator.features.metric,
         "quality_images": trainer.evaluator.quality_images,
         "quality_floor": trainer.evaluator.floor,
+        "live_schedule": {
+            "looks": trainer.schedule.looks,
+            "spent_seconds": trainer.schedule.spent_seconds,
+            "grids": {str(steps): asdict(found) for steps, found in trainer.schedule.found.items()},
+        },
         "quality_curve": [(row.seconds, row.step, row.images, row.quality) for row in rows if not math.isnan(row.quality)],
         "evaluations": [asdict(row) for row in rows],
         "knob_changes": trainer.knobs.history(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from autotuner.diffusion.evaluation import PREVIEW_IMAGES, PREVIEW_SEED, Evaluat
 from autotuner.diffusion.inert import Hook, NoRun
 from autotuner.diffusion.injection import Injection
 from autotuner.diffusion.live import LiveKnobs
+from autotuner.diffusion.live_schedule import LiveSchedule
 from autotuner.diffusion.multires import View, merged
+from autotuner.diffusion.progress import Progress
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.stages import Stages
 from autotuner.errors import DeclarationError
@@ -32,28 +34,6 @@ from autotuner.messages import FLAG_CHECKPOINT, FLAG_FIRST_OF_SHAPE, FLAG_NOT_FI
 
 NAP_SECONDS = 0.4
 """Longest single sleep: a longer idle lets a GPU clock down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One optimizer step."""
-
-    step: int
-    seconds: float
-    """Wall time of the run so far."""
-    loss: float
-    images: int
-    step_seconds: float
-    """Wall time of this step, pacing and injected slowdown included."""
-    resolution: int
-    micro_batch: int
-    stage: int
-    flags: int
-    learning_rate: float
-    active_bytes: int
-    cache_bytes: int
-    peak_bytes: int
-    evaluation: Evaluated | None
 
 
 class Trainer:
@@ -83,6 +63,9 @@ class Trainer:
         self.knobs = LiveKnobs(config.declarations())
         self.stages = Stages(config, dataset.channels, dataset.classes, dataset.resolution, dataset.sigma_data)
         self.evaluator = Evaluator(config, dataset, self.stages)
+        self.schedule = LiveSchedule(config, dataset, config.sampling_ladder, clock)
+        self._image_seconds = math.inf
+        """What the network may take for one image: a third of a training step's share."""
         self.step = 0
         self.images = 0
         self.seconds_before = 0.0
@@ -252,6 +235,7 @@ class Trainer:
         self._slow_down(self._clock() - began, max(memory[2], memory[0] + memory[1]))
         self._snapshot_if_due()
         took = self._clock() - began
+        self._image_seconds = took / (3 * self.config.batch)
         self._report(loss, took, memory, flags)
         return Progress(
             step=self.step,
@@ -391,6 +375,8 @@ class Trainer:
         began = self._clock()
         measured = self.evaluator.measure(self.step, self.seconds, self.images, with_quality)
         if self._out is not None:
+            if self.stages.stage == 0 and self.schedule.due(self.seconds, self._image_seconds):
+                self.schedule.look(self.evaluator.sampler("teacher"))
             self._preview(self._out)
         self.peak_bytes = max(self.peak_bytes, mx.get_peak_memory())
         measured = replace(measured, took_seconds=self._clock() - began)
@@ -408,7 +394,9 @@ class Trainer:
 
     def _preview(self, out: Path) -> None:
         who = "student" if self.stages.stage and self.stages.student else "teacher"
-        images = self.evaluator.samples(who, self.knobs.whole("sampling_steps"), PREVIEW_IMAGES, PREVIEW_SEED)
+        steps = self.knobs.whole("sampling_steps")
+        sigmas = self.schedule.grid(steps) if who == "teacher" else None
+        images = self.evaluator.samples(who, steps, PREVIEW_IMAGES, PREVIEW_SEED, sigmas)
         save_grid(np.asarray(images), str(out / f"preview-{self.step:06d}.png"))
 
 

@@ -22,7 +22,8 @@ from typing import Any
 from autotuner.diffusion import data
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
-from autotuner.diffusion.trainer import Progress, Trainer
+from autotuner.diffusion.progress import Progress
+from autotuner.diffusion.trainer import Trainer
 
 STEPS = 600
 QUICK_STEPS = 30

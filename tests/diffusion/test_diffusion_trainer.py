@@ -155,7 +155,7 @@ def test_sampling_steps_are_those_of_the_preview(make_trainer, monkeypatch, tmp_
     asked = []
     trainer = make_trainer(out=tmp_path)
     monkeypatch.setattr(
-        trainer.evaluator, "samples", lambda who, steps, count, seed: asked.append(steps) or np.zeros((16, 8, 8, 1), np.uint8)
+        trainer.evaluator, "samples", lambda who, steps, *rest: asked.append(steps) or np.zeros((16, 8, 8, 1), np.uint8)
     )
     for steps in (4, 16):
         trainer.set_knob("sampling_steps", steps)
