@@ -200,6 +200,10 @@ class Bar:
                 if evaluation.quality != evaluation.quality
                 else f"  {evaluation.quality_of} quality {evaluation.quality:.1f}"
             )
+            if evaluation.gap == evaluation.gap:
+                quality += (
+                    f", {evaluation.gap:.2f} of its teacher's in the {self._trainer.stages.student_steps} steps it learns"
+                )
             self._bar.write(
                 f"{progress.seconds:8.1f} s  step {progress.step:6d}  held out {evaluation.held_out_loss:.4f}{quality}",
                 file=sys.stdout,

@@ -15,10 +15,10 @@ from autotuner.diffusion import plan, posthoc
 from autotuner.diffusion.batches import Wanted, preparing
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.course import Course
 from autotuner.diffusion.data import Dataset, Prefetch
 from autotuner.diffusion.distillation import students
 from autotuner.diffusion.distillation.gate import Verdict, judge
-from autotuner.diffusion.distillation.segments import teacher_steps
 from autotuner.diffusion.evaluation import PREVIEW_IMAGES, PREVIEW_SEED, Evaluated, Evaluator
 from autotuner.diffusion.inert import Hook, NoRun
 from autotuner.diffusion.injection import Injection
@@ -32,6 +32,8 @@ from autotuner.errors import DeclarationError
 from autotuner.knobs import find
 from autotuner.messages import FLAG_CHECKPOINT, FLAG_FIRST_OF_SHAPE, FLAG_NOT_FINITE
 
+MEASURING_SHARE = 0.15
+"""Most of a student's time that its evaluations take."""
 NAP_SECONDS = 0.4
 """Longest single sleep: a longer idle lets a GPU clock down."""
 
@@ -57,6 +59,7 @@ class Trainer:
         self._out = out
         self._clock = clock
         self._sleep = sleep
+        self.course = Course(config)
         self.multires = config.planned_views
         self._patch = config.unit
         self.batches = Prefetch(preparing(dataset, config.seed, config.resolution, self._patch), self._foretold)
@@ -154,15 +157,11 @@ class Trainer:
         edge = self.multires.planned_edge(self.config.resolution, self.budget_used)
         if self.multires.form == "progressive" and self._only_the_plan_moved("resolution"):
             self._plan("resolution", edge)
-        config, stage = self.config, self.knobs.whole("distill")
-        planned = plan.planned_stage(self.budget_used, len(config.student_ladder), config.teacher_share)
-        if planned > 0 and config.stage_rule == "gated" and stage > 0:
-            move = self.verdict.move
-            wanted = max(min(max(stage + move, 1), len(config.student_ladder)), planned)
-            self._plan("distill", wanted, "gate" if wanted == stage + move else "plan")
+        stage = self.knobs.whole("distill")
+        wanted, by = self.course.stage(self.budget_used, stage, self.verdict.move)
         # back, too: a training resumed with a larger budget has a teacher to train before its students
-        elif planned > stage or self._only_the_plan_moved("distill"):
-            self._plan("distill", planned)
+        if wanted > stage or self._only_the_plan_moved("distill"):
+            self._plan("distill", wanted, by)
 
     @property
     def verdict(self) -> Verdict:
@@ -295,34 +294,19 @@ class Trainer:
         given = self.batches.take(Wanted(self.images, batch, self.step, views))
         if views == (View(views[0].edge),):
             [whole] = given.shown
-            drawn = self.stages.draw(whole.images, given.labels, self.step, self._teacher_steps())
+            steps = self.course.teacher_steps(self.stages.stage, self._stage_progress())
+            drawn = self.stages.draw(whole.images, given.labels, self.step, steps)
             return [drawn if given.weights.all() else [drawn[0] * mx.array(given.weights), *drawn[1:]]]
         return self.stages.draw_views(given.shown, given.labels, self.step)
 
     def _learning_rate(self) -> float:
         self.lr_scale = plan.ramped(self.lr_scale, self.knobs["lr_scale"])
-        if self.stages.stage:
-            return self.config.student_learning_rate * plan.student_rate(self._stage_progress()) * self.lr_scale
-        stages, share = len(self.config.student_ladder), self.config.teacher_share
-        rate = plan.teacher_rate(self.budget_used, stages, 0.0 if self.config.warm_up_steps else self.config.warm_up, share)
-        rate *= self.multires.rate(self.budget_used)
-        if stages:
-            rate = max(rate, plan.second_cycle(self.budget_used, share))
-        return self.config.learning_rate * rate * plan.risen(self.step, self.config.warm_up_steps) * self.lr_scale
+        rate = self.course.learning_rate(self.budget_used, self.step, self.stages.stage, self._stage_progress())
+        return rate * self.lr_scale
 
     def _stage_progress(self) -> float:
-        """0 at the beginning of a stage, 1 when its part of the budget is spent; the last stage has all that is left."""
-        stages, share = len(self.config.student_ladder), self.config.teacher_share
-        planned = (1 - share) / max(stages, 1)
-        if self.config.stage_rule == "gated" and self.stages.stage and not self.run.guided:
-            planned = max(planned, plan.stage_begins(self.stages.stage + 1, stages, share) - self.stage_entered)
-        return (self.budget_used - self.stage_entered) / planned if planned > 0 else 1.0
-
-    def _teacher_steps(self) -> int:
-        if not self.stages.stage:
-            return 1
-        first, last = self.config.teacher_gap
-        return teacher_steps(self._stage_progress(), self.stages.student_steps, (first, last))
+        gated = not self.run.guided
+        return self.course.stage_progress(self.budget_used, self.stages.stage, self.stage_entered, gated=gated)
 
     def _saved(self) -> int:
         saved, self.saved = self.saved, False
@@ -366,8 +350,14 @@ class Trainer:
         if interval is None:
             due = self.step % (self.config.evaluate_every_steps or 1) == 0
         else:
-            due = self.seconds - self._evaluated_at >= interval
+            due = self.seconds - self._evaluated_at >= max(interval, self._patience)
         return self.evaluate(len(self.evaluations) % self.config.quality_every == 0) if due else None
+
+    @property
+    def _patience(self) -> float:
+        """Seconds between two evaluations of a student below which measuring for its gate would take too much of the time."""
+        last = self.evaluations[-1] if self.evaluations and self.stages.stage else None
+        return last.took_seconds / MEASURING_SHARE if last is not None else 0.0
 
     def evaluate(self, with_quality: bool) -> Evaluated:
         """Measure now, tell the hook, and save a preview when there is a directory for it."""

@@ -11,6 +11,7 @@ import pytest
 from autotuner.diffusion import evaluation, noise, plan
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.course import Course
 from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.inert import NoRun
 from autotuner.diffusion.injection import Injection
@@ -105,7 +106,7 @@ def test_the_learning_rate_reaches_the_update_itself(make_trainer):
     trainer = make_trainer()
     next(trainer.steps())
     before = np.array(trainer.stages.teacher.state.weights)
-    trainer.config = replace(trainer.config, learning_rate=0.0)
+    trainer.course = Course(replace(trainer.config, learning_rate=0.0))
     next(trainer.steps())
     assert np.array_equal(before, np.array(trainer.stages.teacher.state.weights))
 
