@@ -34,7 +34,7 @@ class Plan:
     paired_images: int | None = None
     """Noises of the paired error; None: those of the configuration, 0: none."""
     timings: int = 5
-    """Times that a batch is drawn for the clock; the median counts."""
+    """Turns in which every contender draws a batch for the clock; the median counts. A disturbance then meets all of them."""
 
     def __post_init__(self) -> None:
         for name, least in (("seeds", interval.FEWEST), ("timings", 1)):
@@ -70,10 +70,14 @@ class Measurements:
         name = f"{_name(each)} to {each.teacher.name(paired.FIRST_STEPS)}, {count} of {self._identities[0]}"
         return self.ledger.once(name, partial(self._path, each)) if count else []
 
+    def time(self, each: Contender, turn: int) -> float:
+        """Seconds of one image in a batch of CHUNK, evaluated."""
+        name = f"{_name(each)} timed on {self.machine}, turn {turn}"
+        return self.ledger.once(name, partial(self._time, each))[0]
+
     def seconds(self, each: Contender) -> float:
-        """Of one image in a batch of CHUNK, evaluated: the median of several batches."""
-        name = f"{_name(each)} timed {self.plan.timings} times on {self.machine}"
-        return float(np.median(self.ledger.once(name, partial(self._seconds, each))))
+        """The median of what ``time`` gave in all turns."""
+        return float(np.median([self.time(each, turn) for turn in range(self.plan.timings)]))
 
     def _draw_name(self, each: Contender, draw: int) -> str:
         return f"{_name(each)} draw {draw} of {self._identities[draw]}"
@@ -101,15 +105,12 @@ class Measurements:
         wanted = self.plan.paired_images
         return min(each.teacher.sampler.config.paired_images if wanted is None else wanted, self.references.images)
 
-    def _seconds(self, each: Contender) -> list[float]:
+    def _time(self, each: Contender) -> list[float]:
         labels = np.resize(self.references.labels(0), CHUNK)
         each.network.solutions(1, labels, NOISE_SEED)  # the first evaluation sets buffers up
-        taken = []
-        for _ in range(self.plan.timings):
-            began = self._clock()
-            each.network.solutions(each.steps, labels, NOISE_SEED)
-            taken.append((self._clock() - began) / CHUNK)
-        return taken
+        began = self._clock()
+        each.network.solutions(each.steps, labels, NOISE_SEED)
+        return [(self._clock() - began) / CHUNK]
 
 
 def _name(each: Contender) -> str:

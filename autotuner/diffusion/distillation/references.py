@@ -49,7 +49,10 @@ class References:
         return *self._distances(found, draw), np.nan if seen is None else float((seen == self.labels(draw)).mean())
 
     def floor(self, draw: int) -> tuple[float, float]:
-        """Frechet and kernel distance of held-out pictures."""
+        """Frechet and kernel distance of held-out pictures, with the labels that they happen to have.
+
+        Samples have exactly those of the training pictures: of few pictures, good ones may come out below this.
+        """
         return self._distances(self._space.project(self.dataset.held_out_images[self._held_out[draw]]), draw)
 
     def identity(self, draw: int) -> str:

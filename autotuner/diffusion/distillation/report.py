@@ -75,7 +75,7 @@ class Report:
     machine: str
     """That the clock stood on."""
     floor: Interval
-    """Frechet distance of held-out pictures: no sampler can be expected below it."""
+    """Frechet distance of held-out pictures; see ``References.floor``."""
     kernel_floor: Interval
     most_steps: int
     """Of a teacher: what ratios are to."""
@@ -149,7 +149,9 @@ def _measure(contenders: Sequence[Contender], measured: Measurements, tell: Tell
             measured.draw(each, draw)
             done += cost
         measured.path(each)
-        measured.seconds(each)
+    for turn in range(measured.plan.timings):
+        for each in contenders:
+            measured.time(each, turn)
 
 
 def _row(each: Contender, base: Contender, measured: Measurements) -> Row:
