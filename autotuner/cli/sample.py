@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotuner.cli import OK
 from autotuner.cli.train import add_recipe, not_negative, positive, recipe_of
+from autotuner.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from autotuner.diffusion.schedules.ways import Way
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,20 +29,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="width of the average of weights, where training.ema is power (default: the one evaluated)",
     )
+    add_ways(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="PNG", help="default: sample-WHO-STEPS.png in the run's directory")
 
 
+def add_ways(parser: argparse.ArgumentParser) -> None:
+    """How the teacher samples, where not as ``autotuner schedule`` has learned for these steps."""
+    parser.add_argument("--solver", metavar="NAME", help="default: what was learned for --steps, else the run's")
+    parser.add_argument("--schedule", metavar="NAME", help="grid of noise levels (default: as for --solver; with it karras)")
+    parser.add_argument("--within", metavar="TIME", help="of the learned schedules the best that is fast enough, e.g. 200ms")
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Draw the grid and print its path."""
+    """Draw the grid and print how it was drawn, and its path."""
     from autotuner.diffusion import checkpoint
     from autotuner.diffusion.sample import save_grid
 
     out = recipe_of(arguments).out
-    images = checkpoint.samples(
-        out / checkpoint.FILE_NAME, arguments.who, arguments.steps, arguments.count, arguments.seed, arguments.sigma_rel
-    )
-    target = arguments.out or out / f"sample-{arguments.who}-{arguments.steps:02d}.png"
+    path, steps = out / checkpoint.FILE_NAME, arguments.steps
+    way = _way(arguments, path)
+    if way is None:
+        images = checkpoint.samples(path, arguments.who, steps, arguments.count, arguments.seed, arguments.sigma_rel)
+    else:
+        images, steps = way.draw(arguments.count, arguments.seed), way.table.evaluations
+        print(way.sentence)
+    target = arguments.out or out / f"sample-{arguments.who}-{steps:02d}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     save_grid(images, str(target))
     print(target)
     return OK
+
+
+def _way(arguments: argparse.Namespace, path: Path) -> Way | None:
+    from autotuner.diffusion.schedules import artefact, ways
+
+    if arguments.who != "teacher":
+        return _refuse_ways(arguments)
+    if arguments.within is not None:
+        _only_one(arguments, "--within")
+        return ways.within(path, arguments.within, arguments.count, arguments.sigma_rel)
+    if arguments.solver is not None or arguments.schedule is not None:
+        return ways.by_hand(path, arguments.steps, arguments.solver, arguments.schedule, arguments.sigma_rel)
+    try:
+        return ways.learned(path, arguments.steps, arguments.sigma_rel)
+    except artefact.ScheduleError as error:  # as after more training: no reason to draw nothing
+        print(f"{error}; drawn as configured")
+        return None
+
+
+def _only_one(arguments: argparse.Namespace, option: str) -> None:
+    if arguments.solver is not None or arguments.schedule is not None:
+        raise ConfigurationError(f"{option} chooses among learned schedules; allowed is either it or --solver and --schedule")
+
+
+def _refuse_ways(arguments: argparse.Namespace) -> Way | None:
+    for option in ("solver", "schedule", "within"):
+        if getattr(arguments, option) is not None:
+            raise ConfigurationError(f"--{option} {getattr(arguments, option)} with --who student; allowed is --who teacher")
+    return None

@@ -1,0 +1,63 @@
+"""``autotuner schedule CONFIG``: learn samplers of few evaluations for what a training has reached, and save what they beat."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from autotuner.cli import OK
+from autotuner.cli.train import add_recipe, not_negative, positive, recipe_of
+
+if TYPE_CHECKING:
+    from autotuner.diffusion.schedules.build import Built
+
+STEPS = (4, 6, 8)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_recipe(parser)
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        nargs="+",
+        default=STEPS,
+        metavar="N",
+        help="network evaluations of each image (default: 4 6 8)",
+    )
+    parser.add_argument("--seconds", type=float, default=120.0, metavar="S", help="time to spend, about (default: %(default)s)")
+    parser.add_argument(
+        "--noises", type=positive, metavar="N", help="pairs of each set, no deadline then (default: what the time affords)"
+    )
+    parser.add_argument("--seed", type=not_negative, default=0, help="another seed draws other noises (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Learn, judge and save; print the ladder of each number of evaluations."""
+    from autotuner.diffusion import checkpoint
+    from autotuner.diffusion.schedules import artefact, build, latency
+    from autotuner.diffusion.schedules.learn import Effort
+
+    out, evaluations = recipe_of(arguments).out, sorted(set(arguments.steps))
+    denoiser, config, shape, classes = checkpoint.sampler(out / checkpoint.FILE_NAME, "teacher", evaluations[0])
+    pace = latency.measure(denoiser, shape, build.FEWEST)
+    count = arguments.noises or build.affordable(arguments.seconds, pace.seconds / pace.count, evaluations)
+    efforts = [Effort()] * len(evaluations)
+    if arguments.noises is None:
+        efforts = build.shares(Effort(), arguments.seconds, evaluations)
+    print(f"{count} noises to learn from, {count} to choose with, {count} to judge by")
+    sets = build.draw_sets(denoiser, shape, classes, count, config.sigma_min, config.sigma_max, arguments.seed)
+    for each, effort in zip(evaluations, efforts, strict=True):
+        built = build.build(denoiser, sets, each, effort)
+        path = artefact.save(built.saved, out)
+        print("\n".join([*lines(built), f"  saved {path}"]))
+    return OK
+
+
+def lines(built: Built) -> list[str]:
+    """The ladder as text: each level with its paired error and what became of it."""
+    told = [f"{built.evaluations} evaluations, {built.saved.noises} noises: paired error, pixels in [-1, 1]"]
+    for verdict in built.verdicts:
+        mark = "kept  " if verdict.kept else "left  "
+        told.append(f"  {verdict.rung.level}  {mark}{verdict.rung.error:.4f}  {verdict.rung.name}; {verdict.why}")
+    return told
