@@ -95,6 +95,8 @@ def restore(trainer: Trainer, path: Path) -> None:
             else:
                 student = stages.begin_student(vectors.get("frozen.weights"))
             student.restore(_state(vectors, "student"))
+            if "best.weights" in vectors:
+                stages.best = document["best_gap"], vectors["best.weights"]
             stages.kept = {int(name.partition(".")[2]): vectors[name] for name in vectors if name.startswith("kept.")}
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -218,6 +220,8 @@ def _vectors(trainer: Trainer) -> dict[str, mx.array]:
     if stages.student is not None:
         vectors |= _named("student", stages.student)
         vectors |= {f"kept.{stage}": weights for stage, weights in stages.kept.items()}
+        if stages.best is not None:
+            vectors["best.weights"] = stages.best[1]
         if stages.frozen is not None:
             vectors["frozen.weights"] = Layout(stages.frozen).pack(stages.frozen.trainable_parameters())
     return vectors
@@ -263,6 +267,7 @@ def _document(trainer: Trainer) -> dict[str, Any]:
         "objective": trainer.stages.objective,
         "from_teacher": trainer.stages.from_teacher,
         "self_taught": trainer.stages.self_taught,
+        "best_gap": trainer.stages.best[0] if trainer.stages.best is not None else None,
         "not_finite_steps": trainer.not_finite_steps,
         "peak_bytes": trainer.peak_bytes,
         "lr_scale": trainer.lr_scale,

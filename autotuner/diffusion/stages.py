@@ -73,7 +73,9 @@ class Stages:
         self.student_of = -1
         self.gradient_checkpointing = False
         self.kept: dict[int, mx.array] = {}
-        """The student's averaged weights as each stage left them."""
+        """The student's averaged weights that each stage left: the best that were measured in it, else the last."""
+        self.best: tuple[float, mx.array] | None = None
+        """Smallest gap that was measured in this stage, and the averaged weights that had it."""
         self.from_teacher = 1.0
         """Share of the teacher in the first answer of ``distil``, the rest is the image's: 0 is ``train`` again."""
         self._errors: dict[str, Errors] = {}
@@ -115,7 +117,19 @@ class Stages:
             self.student_of = self.images["teacher"]
         elif self.objective == "progressive" and stage > self.stage > 0 and self.student is not None:
             self.succeed(self.student.state.weights)
-        self.stage = stage
+        self.stage, self.best = stage, None
+
+    def saw(self, gap: float) -> None:
+        """The student as it is now was measured; a NaN is none."""
+        if self.student is not None and self.stage and (self.best is None or gap < self.best[0]) and not math.isnan(gap):
+            self.best = gap, self.student.averaged
+
+    def keep(self) -> mx.array:
+        """Keep the student of the present stage to fall back to; returns its weights. Raises LookupError."""
+        if self.student is None or not self.stage:
+            raise LookupError("there is no student yet")
+        self.kept[self.stage] = self.best[1] if self.best is not None else self.student.averaged
+        return self.kept[self.stage]
 
     def begin_student(self, teacher_weights: mx.array | None) -> Learner:
         """A new student that starts from, and learns of, a teacher with these weights.

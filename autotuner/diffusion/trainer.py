@@ -204,9 +204,9 @@ class Trainer:
     def keep_student(self) -> None:
         """Keep the student of the present stage, in memory to fall back to and, where there is a directory, as a file."""
         if self.stages.stage and self.stages.student is not None:
-            self.stages.kept[self.stages.stage] = self.stages.student.averaged
+            weights = self.stages.keep()
             if self._out is not None:
-                students.save(self._out, self.stages, self.config)
+                students.save(self._out, self.stages, self.config, weights)
 
     def _limit_cache(self, value: float) -> None:
         mx.set_cache_limit(int(value))
@@ -371,6 +371,7 @@ class Trainer:
         self.peak_bytes = max(self.peak_bytes, mx.get_peak_memory())
         measured = replace(measured, took_seconds=self._clock() - began)
         self.evaluations.append(measured)
+        self.stages.saw(measured.gap)
         self.run.evaluation(
             measured.step,
             measured.held_out_loss,

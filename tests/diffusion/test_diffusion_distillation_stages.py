@@ -76,6 +76,26 @@ def test_a_stage_out_of_reach_gives_back_the_student_before_it(make_trainer):
     assert trainer.stages.student.state.moments is moments  # the optimizer goes on
 
 
+def test_a_stage_leaves_the_best_student_that_was_measured_in_it(make_trainer, tmp_path):
+    trainer = students_of(make_trainer, out=tmp_path, student_ladder=(2,))
+    records = trainer.steps()
+    while trainer.stages.stage == 0:
+        next(records)
+    for gap in (1.4, 1.2):
+        next(records)
+        trainer.stages.saw(gap)
+    best = np.array(trainer.stages.student.averaged)
+    checkpoint.save(trainer, tmp_path / "half.safetensors")
+    for _ in range(3):
+        next(records)
+        trainer.stages.saw(1.3)
+    trainer.keep_student()
+    assert np.array_equal(np.array(students.load(students.path_of(tmp_path, 2)).weights), best)
+    resumed = students_of(make_trainer, student_ladder=(2,))
+    checkpoint.restore(resumed, tmp_path / "half.safetensors")
+    assert np.array_equal(np.array(resumed.stages.keep()), best)
+
+
 def test_a_guided_run_hears_the_gate_but_is_moved_by_the_daemon_alone(make_trainer):
     from test_diffusion_trainer import Changes, Daemon
 

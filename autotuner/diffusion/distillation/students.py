@@ -45,10 +45,8 @@ def known(out: Path) -> list[int]:
     return sorted((int(file.stem.partition("-")[2]) for file in (out / FOLDER).glob("steps-*.safetensors")), reverse=True)
 
 
-def save(out: Path, stages: Stages, config: TrainerConfig) -> Path:
+def save(out: Path, stages: Stages, config: TrainerConfig, weights: mx.array) -> Path:
     """Write the student of the present stage, at once or not at all; an earlier one of as many steps is replaced."""
-    if stages.student is None:
-        raise LookupError("there is no student yet")
     path = path_of(out, stages.student_steps)
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
@@ -59,7 +57,7 @@ def save(out: Path, stages: Stages, config: TrainerConfig) -> Path:
     }
     draft = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     metadata = {"format": FORMAT, "student": json.dumps(document)}
-    mx.save_safetensors(str(draft), {"weights": stages.student.averaged}, metadata=metadata)
+    mx.save_safetensors(str(draft), {"weights": weights}, metadata=metadata)
     with draft.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(draft, path)
