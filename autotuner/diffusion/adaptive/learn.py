@@ -40,8 +40,13 @@ class Learned:
     adaptive: Adaptive
     squares: np.ndarray
     """Squared error of each head on the noises that it was chosen by, shape (count, heads)."""
-    mean_evaluations: float
-    """On the same noises."""
+    chosen: np.ndarray
+    """Index of the head that each of them got, shape (count,)."""
+
+    @property
+    def mean_evaluations(self) -> float:
+        """On the same noises."""
+        return float(np.array(self.adaptive.evaluations)[self.chosen].mean())
 
 
 Told = Callable[[str], None]
@@ -138,8 +143,7 @@ def allocate(network: Network, training: Pairs, choosing: Pairs, heads: Sequence
         return float(known[np.arange(len(known)), chosen].mean()), forecast, price
 
     _, forecast, price = min((priced(ridge) for ridge in FORECAST_RIDGES), key=lambda each: each[0])
-    spent = counts[choose(forecast(judged), counts, price)]
-    return Learned(Adaptive(tuple(heads), shared, forecast, price), known, float(spent.mean()))
+    return Learned(Adaptive(tuple(heads), shared, forecast, price), known, choose(forecast(judged), counts, price))
 
 
 def oracle(squares: np.ndarray, evaluations: np.ndarray, mean: float) -> float:
