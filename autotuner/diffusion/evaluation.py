@@ -33,6 +33,8 @@ FEWEST_IMAGES = 2 * BLOCKS
 """With fewer real images than this no set of images is compared with another."""
 PREVIEW_SEED = 7
 PREVIEW_IMAGES = 16
+PATHS, PATHS_SEED, EXACT_STEPS = 32, 29, 24
+"""Noises of the paired gap, and the Heun steps that count as exact."""
 REFERENCE_STEPS = 16
 """Of the teacher that a student is held against while it learns."""
 
@@ -53,7 +55,7 @@ class Evaluated:
     took_seconds: float
     stage: int
     gap: float = math.nan
-    """Distance of the student in its own steps over that of its teacher in REFERENCE_STEPS: what the stage's gate reads."""
+    """Between the student in its own steps and its teacher, as ``distillation.gate.Gate.measure`` says: what the gate reads."""
 
 
 def draw(
@@ -80,6 +82,38 @@ def way(config: TrainerConfig, who: str, steps: int, solver: str | None = None) 
 def guided(denoiser: Denoiser, config: TrainerConfig, who: str, classes: int) -> Denoiser | Guided:
     """The denoiser as ``who`` samples with it: the teacher guided where the configuration says so, the student as it is."""
     return Guided(denoiser, classes, config.guidance) if who == "teacher" and config.guidance != 1 else denoiser
+
+
+class Paths:
+    """Root mean square errors against where a teacher's paths lead exactly, from a few fixed noises.
+
+    Both teacher and student walk by DDIM on the student's grid.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self._labels = evaluator.dataset.labels[evaluator.chosen(PATHS)]
+        self._exact: np.ndarray | None = None
+        self._teachers: dict[int, float] = {}
+        self._of = -1
+
+    def error(self, who: str, steps: int) -> float:
+        """Of ``who`` in ``steps``; the teacher's are known after the first time, until it learns on."""
+        if self._of != self._evaluator.stages.images["teacher"]:
+            self._of, self._exact, self._teachers = self._evaluator.stages.images["teacher"], None, {}
+        if who == "student":
+            return self._error(who, steps)
+        if steps not in self._teachers:
+            self._teachers[steps] = self._error(who, steps)
+        return self._teachers[steps]
+
+    def _error(self, who: str, steps: int) -> float:
+        evaluator = self._evaluator
+        if self._exact is None:
+            self._exact = evaluator.solutions("teacher", EXACT_STEPS, self._labels, PATHS_SEED, "heun")
+        levels, solver = way(evaluator.config, "student", steps)
+        found = solve(evaluator.sampler(who), self._labels, evaluator.shape, levels, solver, PATHS_SEED)
+        return float(np.sqrt(np.mean(np.square(found - self._exact))))
 
 
 class Evaluator:
@@ -122,6 +156,11 @@ class Evaluator:
         """
         return np.resize(np.random.default_rng(CHOICE_SEED).permutation(len(self.dataset.images)), count)
 
+    @cached_property
+    def paths(self) -> Paths:
+        """Errors against the exact paths of the present teacher."""
+        return Paths(self)
+
     def held_out_losses(self) -> np.ndarray:
         """Held-out loss in each noise bin; measured again only after the teacher has learned."""
         age = self.stages.images["teacher"]
@@ -144,11 +183,11 @@ class Evaluator:
         """
         labels = self.dataset.labels[self.chosen(count)]
         configured, solver = way(self.config, who, steps)
-        return generate(self.sampler(who), labels, self._shape, configured if sigmas is None else sigmas, solver, seed)
+        return generate(self.sampler(who), labels, self.shape, configured if sigmas is None else sigmas, solver, seed)
 
     def solutions(self, who: str, steps: int, labels: np.ndarray, seed: int, solver: str | None = None) -> np.ndarray:
         """float32 images before rounding, one for each label; ``solver`` takes the place of the one that ``who`` has."""
-        return solve(self.sampler(who), labels, self._shape, *way(self.config, who, steps, solver), seed)
+        return solve(self.sampler(who), labels, self.shape, *way(self.config, who, steps, solver), seed)
 
     def as_data(self, solutions: np.ndarray) -> np.ndarray:
         """Solutions as the dataset has its images: uint8 pixels, or latents as they are."""
@@ -160,7 +199,8 @@ class Evaluator:
         return evaluations(name, levels)
 
     @property
-    def _shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what is sampled."""
         return self.dataset.resolution, self.dataset.resolution, self.dataset.channels
 
     def sampler(self, who: str) -> Denoiser | Guided:
@@ -188,12 +228,16 @@ class Evaluator:
         who = "student" if self.stages.stage and self.stages.student else "teacher"
         steps = self.config.quality_steps
         quality = self.quality(who, steps) if with_quality else math.nan
-        gap = self._gap(steps, quality) if with_quality and who == "student" else math.nan
+        gap = self._gap(steps, quality) if who == "student" else math.nan
         return Evaluated(step, seconds, images, loss, quality, steps, who, math.nan, self.stages.stage, gap)
 
     def _gap(self, steps: int, quality: float) -> float:
         """See ``Evaluated.gap``; ``quality`` is the student's in ``steps``, which may be another number than its own."""
         own = self.stages.student_steps
+        if self.config.bounds.measure == "paired":
+            return self.paths.error("student", own) / self.paths.error("teacher", 2 * own)
+        if math.isnan(quality):
+            return math.nan
         found = quality if own == steps else self.quality("student", own)
         if self._reference is None or self._reference[0] != self.stages.student_of:
             self._reference = self.stages.student_of, self.quality("teacher", REFERENCE_STEPS)

@@ -292,7 +292,12 @@ def test_the_gate_falls_back_only_from_a_stage_that_is_far_off_and_learns_no_mor
     assert judge(gate, [2.5, 2.01, 2.0, 2.0]).move == -1
 
 
-@pytest.mark.parametrize("wrong", [{"advance": 0.9}, {"advance": 1.7}, {"window": 0}, {"patience": 1}])
+@pytest.mark.parametrize("wrong", [{"advance": 0.0}, {"advance": 1.7}, {"window": 0}, {"patience": 1}])
 def test_bounds_that_contradict_each_other_are_refused(wrong):
     with pytest.raises(ConfigurationError, match="allowed are"):
         Gate(**wrong)
+
+
+def test_an_unknown_measure_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigurationError, match="allowed: frechet, paired"):
+        Gate(measure="fid")

@@ -14,6 +14,7 @@ from autotuner.diffusion.distillation import start, students
 from autotuner.diffusion.distillation.inherit import inherit
 from autotuner.diffusion.evaluation import Evaluated
 from autotuner.diffusion.guidance import Guided
+from autotuner.diffusion.sample import solve, student_schedule
 from autotuner.diffusion.trainer import Trainer
 from autotuner.errors import ConfigurationError
 
@@ -119,6 +120,21 @@ def test_the_gap_is_the_students_distance_over_its_teachers(make_trainer, take):
     own, teacher = trainer.evaluator.quality("student", 2), trainer.evaluator.quality("teacher", 16)
     assert row.gap == pytest.approx(own / teacher, rel=1e-6)
     assert row.quality == pytest.approx(trainer.evaluator.quality("student", 4), rel=1e-6)
+
+
+def test_the_paired_gap_is_the_students_error_over_its_teachers_in_twice_the_steps(make_trainer):
+    trainer = students_of(make_trainer, gate={"measure": "paired"}, teacher_share=0.6, steps=200, student_ladder=(2,))
+    list(trainer.steps())
+    evaluator, labels = trainer.evaluator, trainer.dataset.labels[trainer.evaluator.chosen(32)]
+    exact = evaluator.solutions("teacher", 24, labels, 29, "heun")
+
+    def error(who, steps):
+        grid = student_schedule(steps, trainer.config.sigma_min, trainer.config.sigma_max)
+        return np.sqrt(np.mean((solve(evaluator.sampler(who), labels, (8, 8, 1), grid, "euler", 29) - exact) ** 2))
+
+    row = trainer.evaluate(with_quality=False)
+    assert row.gap == pytest.approx(error("student", 2) / error("teacher", 4), rel=1e-4)
+    assert row.gap < error("teacher", 2) / error("teacher", 4)  # it has learned something
 
 
 def test_pure_training_holds_no_second_network(make_trainer):
