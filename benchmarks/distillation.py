@@ -37,7 +37,7 @@ from autotuner.diffusion.distillation.table import lines
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.trainer import Trainer
 
-PARTS = ("teacher", "students", "measure", "stages", "table")
+PARTS = ("teacher", "students", "smaller", "measure", "stages", "table")
 TEACHER_STEPS = (1, 2, 4, 8, 16, 64)
 SAVE_EVERY_SECONDS = 60.0
 GRID_SEED = 3
@@ -79,6 +79,12 @@ def _teacher(name: str, resolution: int, held_out: int, seconds: float) -> Train
 
 
 STUDENTS: dict[str, Any] = {"student_ladder": (4, 2, 1), "student_learning_rate": 3e-4}
+SMALLER: dict[str, dict[str, Any]] = {
+    f"depth-{depth}": {**STUDENTS, "student_model": {"depth": depth}, "student_ladder": (16, 4)} for depth in (2, 4)
+}
+"""Students with fewer blocks: first as many steps as a teacher needs, then four."""
+SMALLER_SHARE = 0.12
+"""Of the teacher's time, for each."""
 SUITES = {
     "fashion": Suite(lambda: find("fashion-mnist"), _teacher("fashion", 28, 512, 2700.0), STUDENTS, 512),
     "emoji": Suite(lambda: read_emoji(32), _teacher("emoji", 32, 128, 1800.0), STUDENTS, 128),
@@ -137,10 +143,21 @@ def _drive(trainer: Trainer, path: Path) -> None:
     checkpoint.save(trainer, path)
 
 
+def beside(out: Path, name: str) -> Path:
+    """Where students of another size are kept, with the same teacher."""
+    folder = out.with_name(f"{out.name}-{name}")
+    folder.mkdir(exist_ok=True)
+    for file in (checkpoint.FILE_NAME, Path(checkpoint.FILE_NAME).with_suffix(".seconds").name):
+        if (out / file).exists() and not (folder / file).exists():
+            (folder / file).symlink_to((out / file).resolve())
+    return folder
+
+
 def measured(out: Path, dataset: Dataset, images: int, draws: int) -> Report:
     """Every distance of teacher and students in ``out``; what is known is not measured again."""
     ledger = Ledger(out / "distill-report.json")
-    found = contenders([out], dataset, TEACHER_STEPS)
+    others = [path for path in sorted(out.parent.glob(f"{out.name}-*")) if students.known(path)]
+    found = contenders([out, *others], dataset, TEACHER_STEPS)
     report = measure(
         found, dataset, Plan(images, draws, 32), ledger, lambda share, what: print(f"  {share:4.0%} {what}", flush=True)
     )
@@ -306,6 +323,8 @@ def main() -> None:
             train_teacher(out, dataset, teacher)
         if "students" in options.parts:
             distil(out, dataset, suite.students, options.share * float(teacher.seconds or 0))
+        for size, changes in SMALLER.items() if "smaller" in options.parts and name == "fashion" else ():
+            distil(beside(out, size), dataset, changes, SMALLER_SHARE * float(teacher.seconds or 0))
         if "measure" in options.parts:
             reports[name] = measured(out, dataset, images, draws)
     if "stages" in options.parts:
