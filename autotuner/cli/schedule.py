@@ -46,17 +46,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.noises is None:
         efforts = build.shares(Effort(), arguments.seconds, evaluations)
     print(f"{count} noises to learn from, {count} to choose with, {count} to judge by")
+    network = artefact.identify(denoiser)
     sets = build.draw_sets(denoiser, shape, classes, count, config.sigma_min, config.sigma_max, arguments.seed)
     for each, effort in zip(evaluations, efforts, strict=True):
         built = build.build(denoiser, sets, each, effort)
-        path = artefact.save(built.saved, out)
+        path = artefact.save(built.saved(network), out)
         print("\n".join([*lines(built), f"  saved {path}"]))
     return OK
 
 
 def lines(built: Built) -> list[str]:
     """The ladder as text: each level with its paired error and what became of it."""
-    told = [f"{built.evaluations} evaluations, {built.saved.noises} noises: paired error, pixels in [-1, 1]"]
+    told = [f"{built.evaluations} evaluations, {len(built.best.squares)} noises: paired error, pixels in [-1, 1]"]
     for verdict in built.verdicts:
         mark = "kept  " if verdict.kept else "left  "
         told.append(f"  {verdict.rung.level}  {mark}{verdict.rung.error:.4f}  {verdict.rung.name}; {verdict.why}")

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autotuner.diffusion.guidance import Guided
-from autotuner.diffusion.precondition import Denoiser
 from autotuner.diffusion.quality import paired
-from autotuner.diffusion.schedules.artefact import Saved, identify
+from autotuner.diffusion.sample import Network
+from autotuner.diffusion.schedules.artefact import Saved
 from autotuner.diffusion.schedules.candidates import Candidate, hand_made, race, surveyed
 from autotuner.diffusion.schedules.dp import NOISES, Survey, survey
 from autotuner.diffusion.schedules.ladder import Rung, Verdict, climb, error_interval, gain
@@ -49,13 +48,31 @@ class Built:
 
     evaluations: int
     verdicts: tuple[Verdict, ...]
-    saved: Saved
-    """The last level kept, ready for ``artefact.save``."""
     iterations: int
+
+    @property
+    def best(self) -> Rung:
+        """The last level kept."""
+        return next(verdict.rung for verdict in reversed(self.verdicts) if verdict.kept)
+
+    def saved(self, network: str) -> Saved:
+        """The last level kept, ready for ``artefact.save``; ``network`` is what ``artefact.identify`` calls it."""
+        best, lowest = self.best, self.verdicts[0].rung
+        return Saved(
+            network=network,
+            level=best.level,
+            name=best.name,
+            table=best.table,
+            error=error_interval(best.squares),
+            below=lowest.name,
+            below_error=error_interval(lowest.squares),
+            gain=gain(lowest, best),
+            noises=len(best.squares),
+        )
 
 
 def draw_sets(
-    denoiser: Denoiser | Guided,
+    denoiser: Network,
     shape: tuple[int, int, int],
     classes: int,
     count: int,
@@ -74,17 +91,16 @@ def draw_sets(
     return Sets(training, choosing, judging, seen, sigma_min, sigma_max)
 
 
-def build(denoiser: Denoiser | Guided, sets: Sets, evaluations: int, effort: Effort = DEFAULT) -> Built:
+def build(denoiser: Network, sets: Sets, evaluations: int, effort: Effort = DEFAULT) -> Built:
     """Find the strongest of each level on the choosing set, and judge the levels on the judging set."""
     low, high = sets.sigma_min, sets.sigma_max
-    by_hand = race(denoiser, sets.choosing, hand_made(evaluations, low, high, denoiser.sigma_data))
+    by_hand = race(denoiser, sets.choosing, hand_made(evaluations, low, high, float(np.std(sets.training.ends))))
     by_survey = race(denoiser, sets.choosing, surveyed(evaluations, sets.survey))
     starts = [each for _, each in sorted(by_hand + by_survey, key=lambda pair: pair[0])]
     learned = learn(denoiser, sets.training, sets.choosing, starts, effort)
     levels = [_named(by_hand[0][1]), _named(by_survey[0][1]), (f"learned from {learned.start}", learned.table)]
     rungs = [Rung(level, name, table, errors(denoiser, sets.judging, table)) for level, (name, table) in enumerate(levels)]
-    verdicts = climb(rungs)
-    return Built(evaluations, tuple(verdicts), _saved(denoiser, verdicts), learned.iterations)
+    return Built(evaluations, tuple(climb(rungs)), learned.iterations)
 
 
 def affordable(seconds: float, seconds_per_evaluation: float, evaluations: Sequence[int]) -> int:
@@ -102,18 +118,3 @@ def shares(effort: Effort, seconds: float, evaluations: Sequence[int]) -> list[E
 
 def _named(found: Candidate) -> tuple[str, Table]:
     return found.name, found.table
-
-
-def _saved(denoiser: Denoiser | Guided, verdicts: Sequence[Verdict]) -> Saved:
-    lowest, best = verdicts[0].rung, next(verdict.rung for verdict in reversed(verdicts) if verdict.kept)
-    return Saved(
-        network=identify(denoiser),
-        level=best.level,
-        name=best.name,
-        table=best.table,
-        error=error_interval(best.squares),
-        below=lowest.name,
-        below_error=error_interval(lowest.squares),
-        gain=gain(lowest, best),
-        noises=len(best.squares),
-    )

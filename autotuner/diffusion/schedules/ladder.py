@@ -11,6 +11,8 @@ from autotuner.diffusion.solvers.generalised import Table
 from autotuner.errors import ConfigurationError
 
 RESAMPLES = 2000
+WORST = 1e12
+"""Ratio of squared errors that stands for all larger ones."""
 HEUN = 1
 """Evaluations by which a sampler may miss the number asked for: heun takes odd numbers only."""
 LEVELS = ("hand-made", "dynamic programming", "learned")
@@ -76,10 +78,10 @@ def gain(below: Rung, above: Rung, seed: int = 0) -> Interval:
         measured = [
             f"{rung.name} ({len(rung.squares)} noises, {rung.table.evaluations} evaluations)" for rung in (below, above)
         ]
-        raise ConfigurationError(f"{' and '.join(measured)} do not compare; both must be equal")
+        raise ConfigurationError(f"{' and '.join(measured)} do not compare; allowed are equal counts of both")
     picks = np.random.default_rng(seed).integers(0, len(below.squares), (RESAMPLES, len(below.squares)))
     ratios = above.squares[picks].mean(axis=1) / below.squares[picks].mean(axis=1)
-    low, high = np.quantile(1 - np.sqrt(ratios), [0.025, 0.975])
+    low, high = np.quantile(1 - np.sqrt(np.minimum(ratios, WORST)), [0.025, 0.975])  # infinite where a sampler blew up
     return Interval(1 - above.error / below.error, float(low), float(high))
 
 
