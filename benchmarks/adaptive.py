@@ -54,7 +54,7 @@ class Size(NamedTuple):
     """Of a head after the first one of the table alone; the comparator gets as many in all."""
 
 
-FULL = Size({"training": 256, "choosing": 128, "judging": 384}, 2)
+FULL = Size({"training": 256, "choosing": 128, "judging": 384}, 3)
 QUICK = Size({"training": 96, "choosing": 48, "judging": 128}, 1)
 
 
@@ -143,16 +143,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     branches = {count: keep(f"head-{count}", lambda count=count: branch(count)) for count in options.others}
     heads = [each for _, each in sorted({**branches, target: head}.items())]
     others = {
-        count: keep(f"global-of-{count}", lambda count=count: other(drawer, table, training, choosing, count, size.sweeps))
+        count: keep(f"global-of-{count}", lambda count=count: other(drawer, branches[count], training, choosing))
         for count in options.others
         if count > target
     }
     return judge(drawer, (training, choosing, judging), table, head, heads, others, options)
 
 
-def other(drawer: checkpoint.Sampler, table: Head, training: Pairs, choosing: Pairs, count: int, sweeps: int) -> Head:
-    """A global table of another number of evaluations, all of it free."""
-    return globally(drawer, resized(drawer.denoiser, table, training, count, 1), training, choosing, sweeps)
+def other(drawer: checkpoint.Sampler, branch: Head, training: Pairs, choosing: Pairs) -> Head:
+    """A global table of another number of evaluations, all of it free, from where the head of as many ended."""
+    return globally(drawer, plain(branch.table, drawer.classes), training, choosing, 1)
 
 
 def judge(
@@ -196,6 +196,8 @@ def judge(
     # Chosen on the noises that chose everything else, never on those that judge.
     best = 4 if expected(allocated) < rmse(errors(network, head, choosing)) else 2
     both_curved = gain(base_curved, rows[best + 1], table)
+    if options.draw:
+        draw(rows, curve, options.draw)
     if options.save:
         save(drawer, allocated_curved, rows[5], gains[5], options)
     return {
@@ -224,6 +226,25 @@ def show(rows: list[Measured], gains: list[Interval]) -> None:
         print(f"{row.name:<26}{row.evaluations:12.2f}{rmse(row.squares):9.5f}{interval:>30}")
 
 
+def draw(rows: list[Measured], curve: dict[float, float], file: Path) -> None:
+    """Errors over evaluations, where Matplotlib is there."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(7, 4))
+    axes = figure.add_subplot(xlabel="mean evaluations of a sample", ylabel="paired error, 95 % interval", yscale="log")
+    counts = sorted(curve)
+    axes.plot(counts, [curve[count] for count in counts], color="black", label="global table, by its number of evaluations")
+    for index, row in enumerate(rows):
+        found = ladder.error_interval(row.squares)
+        spans = [[found.value - found.low], [found.high - found.value]]
+        place = row.evaluations + 0.03 * (index - len(rows) / 2)  # apart, so that intervals are seen
+        axes.errorbar([place], [found.value], yerr=spans, fmt="o", capsize=3, label=row.name)
+    axes.legend(fontsize="small")
+    figure.savefig(str(file), dpi=110)
+
+
 def expected(learned: Learned) -> float:
     """Paired error of the allocation on the choosing noises."""
     return rmse(learned.squares[np.arange(len(learned.squares)), learned.chosen])
@@ -243,6 +264,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--others", type=int, nargs="*", default=[3, 5], help="numbers that a sample may get instead")
     parser.add_argument("--quick", action="store_true", help="a third of the noises, one sweep")
     parser.add_argument("--keep", type=Path, help="folder for finished parts")
+    parser.add_argument("--draw", type=Path, help="PNG file for errors over evaluations")
     parser.add_argument("--save", type=Path, help="folder of the checkpoint that the adaptive sampler is saved beside")
     return parser.parse_args()
 

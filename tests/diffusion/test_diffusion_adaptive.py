@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autotuner.diffusion.adaptive import artefact, plain
+from autotuner.diffusion.adaptive import artefact
 from autotuner.diffusion.adaptive.allocation import Forecast, choose, learn_forecast, price_for
 from autotuner.diffusion.adaptive.curve import Curve, fit_curve, identity
 from autotuner.diffusion.adaptive.fit import errors, fit, slopes, with_curve, with_traits
-from autotuner.diffusion.adaptive.head import finish
+from autotuner.diffusion.adaptive.head import finish, plain
 from autotuner.diffusion.adaptive.learn import Effort, learn, oracle, resized
 from autotuner.diffusion.adaptive.sampling import Adaptive, batches, sample
 from autotuner.diffusion.adaptive.traits import MEASURES, names, traits

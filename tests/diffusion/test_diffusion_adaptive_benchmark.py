@@ -21,8 +21,9 @@ def test_every_part_is_measured_and_kept_for_a_second_run(make_trainer, take, tm
     small = benchmark.Size({"training": 12, "choosing": 8, "judging": 8}, 1)
     monkeypatch.setattr(benchmark, "QUICK", small)
     monkeypatch.setattr(benchmark, "FIRST_PAIRS", 4)
+    kept = tmp_path / "keep"
     options = argparse.Namespace(
-        checkpoint=file, evaluations=3, others=[2, 4], quick=True, keep=tmp_path / "keep", save=tmp_path
+        checkpoint=file, evaluations=3, others=[2, 4], quick=True, keep=kept, save=tmp_path, draw=tmp_path / "drawn.png"
     )
     values = benchmark.run(options)
     assert values["noises"] == [12, 8, 8]
