@@ -13,6 +13,8 @@ RESTART = 0.3
 """Peak of the second cycle, for a teacher that goes on beyond its share because no student was begun."""
 RISE = 0.1
 """Share of the second cycle in which its learning rate rises."""
+STAGE_RISE = 0.2
+"""Share of a distillation stage in which its learning rate rises."""
 RAMP_STEPS = 50
 """Optimizer steps over which a change of lr_scale is spread."""
 
@@ -56,8 +58,13 @@ def risen(step: int, warm_up_steps: int | None) -> float:
 
 
 def student_rate(stage_progress: float) -> float:
-    """Factor on the student's learning rate: linear to FINAL within each stage."""
-    return max(1 - min(max(stage_progress, 0.0), 1.0), FINAL)
+    """Factor on the student's learning rate in each stage: it rises over STAGE_RISE of it, then falls linearly to FINAL.
+
+    The optimizer goes on from the stage before, whose gradients were smaller: at the full rate its first steps would be far
+    too long until the second moments have grown.
+    """
+    progress = min(max(stage_progress, 0.0), 1.0)
+    return max(min(progress / STAGE_RISE, 1.0) * (1 - progress), FINAL)
 
 
 def ramped(current: float, target: float, step_factor: float = 2.0 ** (1 / RAMP_STEPS)) -> float:

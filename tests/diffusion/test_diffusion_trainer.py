@@ -408,6 +408,8 @@ def test_the_plan_is_a_function_of_the_budget_alone():
     assert plan.teacher_rate(0.7, 2) == pytest.approx(plan.FINAL)
     assert plan.teacher_rate(0.7, 0) > 0.1
     assert plan.student_rate(0.5) == 0.5
+    assert plan.student_rate(0.0) == plan.FINAL  # a stage begins gently: the optimizer remembers smaller gradients
+    assert plan.student_rate(0.1) == pytest.approx(0.45)
 
 
 def test_an_image_set_of_another_size_and_colour_trains(tiny_config):
