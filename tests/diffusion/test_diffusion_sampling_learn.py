@@ -100,7 +100,7 @@ def test_a_learned_sampler_halves_the_error_of_the_strongest_hand_made_one_on_fr
 
 def test_learning_is_the_same_again_and_never_worse_where_it_chose(sets):
     starts = [candidate("ipndm", "karras", SCHEDULES["karras"](3, LOW, HIGH))]
-    effort = Effort(grid_iterations=1, free_iterations=2)
+    effort = Effort(grid_iterations=1, short_iterations=1, free_iterations=2)
     first, again = (learn(Mixture(), sets.training, sets.choosing, starts, effort) for _ in range(2))
     assert np.array_equal(first.table.rows, again.table.rows)
     assert np.array_equal(first.table.levels, again.table.levels)

@@ -22,7 +22,7 @@ FEWEST, MOST = 32, 256
 """Pairs of each set."""
 ENDS = 112 + 112 + 220
 """Evaluations for the ends of one pair of each set, about."""
-ITERATIONS = 8
+ITERATIONS = 12
 """Of a learning, about, for the estimate of its cost."""
 
 
@@ -96,7 +96,7 @@ def build(denoiser: Network, sets: Sets, evaluations: int, effort: Effort = DEFA
     low, high = sets.sigma_min, sets.sigma_max
     by_hand = race(denoiser, sets.choosing, hand_made(evaluations, low, high, float(np.std(sets.training.ends))))
     by_survey = race(denoiser, sets.choosing, surveyed(evaluations, sets.survey))
-    starts = [each for _, each in sorted(by_hand + by_survey, key=lambda pair: pair[0])]
+    starts = [each for pair in zip(by_hand, by_survey, strict=False) for _, each in pair]
     learned = learn(denoiser, sets.training, sets.choosing, starts, effort)
     levels = [_named(by_hand[0][1]), _named(by_survey[0][1]), (f"learned from {learned.start}", learned.table)]
     rungs = [Rung(level, name, table, errors(denoiser, sets.judging, table)) for level, (name, table) in enumerate(levels)]

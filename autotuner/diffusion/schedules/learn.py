@@ -1,6 +1,7 @@
 """Level 2: a sampler learned for one network and one number of evaluations; minutes.
 
-The best of the levels below are refined: first the grid of each, then, from the best, all numbers of its table. What is kept is
+A few samplers of the levels below are refined for a short while, first their grids and then all numbers of their tables: where
+such a descent ends depends on where it began more than on how good that was. The best goes on with all pairs. What is kept is
 the best on noises that no derivative has seen. Everything is deterministic unless a deadline cuts it short.
 """
 
@@ -20,10 +21,10 @@ from autotuner.diffusion.schedules.pairs import Pairs, errors, rmse
 from autotuner.diffusion.solvers.generalised import Table
 
 FIRST_BATCH = 64
-"""Pairs of the first iteration; twice as many in each next one, until all are used."""
+"""Pairs of the short descents and of the first iteration of the long one, which then doubles them until all are used."""
 FIRST_DAMPING = 0.1
-PATIENCE = 2
-"""Iterations on all pairs without an improvement on the others, after which a descent ends."""
+PATIENCE, MATTERS = 2, 0.01
+"""Iterations on all pairs that lower the error on the others by less than the share MATTERS, after which a descent ends."""
 FULL_MEMORY, LONG = 8, 4
 """Up to so many evaluations all past outputs are used; of longer samplers the latest LONG."""
 
@@ -32,10 +33,11 @@ FULL_MEMORY, LONG = 8, 4
 class Effort:
     """What one learning may cost."""
 
-    grid_iterations: int = 4
-    free_iterations: int = 10
-    starts: int = 2
-    """Candidates whose grids are refined."""
+    grid_iterations: int = 2
+    short_iterations: int = 3
+    free_iterations: int = 8
+    starts: int = 4
+    """Candidates that are refined for a short while."""
     deadline: float = float("inf")
     """On ``clock``: no iteration begins after it."""
     clock: Callable[[], float] = time.monotonic
@@ -59,7 +61,7 @@ class Learned:
     start: str
     """Name of the candidate that it began with."""
     iterations: int
-    """Of the two descents that led to it."""
+    """Of the descents that led to it."""
 
 
 def learn(
@@ -75,13 +77,17 @@ def learn(
     ``look`` says what of the images is compared while learning; what is kept is chosen by pixels. Never worse on ``choosing``
     than the starts.
     """
-    found = [_of_start(denoiser, choosing, start) for start in starts[: effort.starts]]
-    for index, start in enumerate(starts[: effort.starts]):
-        form = Grid(SAMPLERS[start.solver], list(start.sigmas))
-        found[index] = _descend(denoiser, training, choosing, form, found[index], effort.grid_iterations, effort, look)
-    best = min(found, key=lambda each: each.error)
-    form_of_all = Free(best.table, memory_of(best.table.evaluations))
-    return _descend(denoiser, training, choosing, form_of_all, best, effort.free_iterations, effort, look)
+
+    def descend(best: Learned, form: Form, pairs: Pairs, most: int) -> Learned:
+        return _descend(denoiser, pairs, choosing, form, best, most, effort, look)
+
+    def short(start: Candidate) -> Learned:
+        few, grid = training.first(FIRST_BATCH), Grid(SAMPLERS[start.solver], list(start.sigmas))
+        moved = descend(_of_start(denoiser, choosing, start), grid, few, effort.grid_iterations)
+        return descend(moved, _free(moved), few, effort.short_iterations)
+
+    best = min((short(start) for start in starts[: effort.starts]), key=lambda each: each.error)
+    return descend(best, _free(best), training, effort.free_iterations)
 
 
 def memory_of(evaluations: int) -> int:
@@ -94,6 +100,10 @@ def work(evaluations: int) -> int:
     memory = memory_of(evaluations)
     columns = sum((2 + min(row, memory)) * (evaluations - row) for row in range(evaluations))
     return columns + evaluations * (1 + len(DAMPINGS))
+
+
+def _free(found: Learned) -> Free:
+    return Free(found.table, memory_of(found.table.evaluations))
 
 
 def _of_start(denoiser: Network, choosing: Pairs, start: Candidate) -> Learned:
@@ -111,8 +121,8 @@ def _descend(
         theta, damping, _, moved = iterate(denoiser, batch, form, theta, damping, look)
         table = form.table(theta)
         error = rmse(errors(denoiser, choosing, table)) if moved else best.error
+        lowers = error < (1 - MATTERS) * best.error
         if error < best.error:
-            best, waited = Learned(table, error, best.start, before + iteration + 1), 0
-        elif len(batch) == len(training):
-            waited += 1
+            best = Learned(table, error, best.start, before + iteration + 1)
+        waited = 0 if lowers else waited + (len(batch) == len(training))
     return best
