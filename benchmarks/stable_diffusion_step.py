@@ -68,8 +68,8 @@ def train(unet: Any, edge: int, dtype: str, recompute: bool, repeats: int) -> li
     captions = Condition(mx.random.normal((2, WORDS, unet.config["cross_attention_dim"])))
     denoiser = Denoiser(Captioned(unet, captions, Path()), 1.0, Scheduler().process)
 
-    def errors(module: Any, *arrays: Any) -> Any:
-        return denoising_errors(module, *arrays, weighting=WEIGHTINGS["uniform"])
+    def errors(module: Any, images: Any, labels: Any, noise: Any, sigma: Any) -> Any:
+        return denoising_errors(module, images, labels, noise, sigma, WEIGHTINGS["uniform"])
 
     learner = Learner(denoiser, errors, rule=Rule(precision=dtype))
     latents, noise = (mx.random.normal((1, edge, edge, 4)) for _ in range(2))
