@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autotuner.diffusion import multires as forms
+from autotuner.diffusion import typed
 from autotuner.diffusion.distillation.gate import Gate
 from autotuner.errors import ConfigurationError
 from autotuner.knobs import KnobDeclaration, declare
@@ -25,7 +26,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "held_out_images": (1, 2**20),
     "quality_every": (1, 2**40),
     "evaluate_every_steps": (1, 2**40),
-    "evaluate_every_seconds": (0, 1e9),
+    "evaluate_every_seconds": (1e-3, 1e9),
     "learning_rate": (0, 10),
     "student_learning_rate": (0, 10),
     "half_life_images": (1, 1e12),
@@ -175,6 +176,7 @@ class TrainerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        typed.check(vars(self), TrainerConfig)
         for name, allowed in choices().items():
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name} {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
@@ -193,7 +195,7 @@ class TrainerConfig:
                 f"micro_batch {self.micro_batch} is not on its ladder {self.micro_batches}",
             ),
             (
-                all(isinstance(s, int) and s > 0 for s in ladder) and list(ladder) == sorted(set(ladder), reverse=True),
+                all(s > 0 for s in ladder) and list(ladder) == sorted(set(ladder), reverse=True),
                 f"student_ladder {ladder!r}; allowed are whole numbers of sampling steps, each smaller than the one before",
             ),
             (
@@ -212,9 +214,36 @@ class TrainerConfig:
         for passed, message in checks:
             if not passed:
                 raise ConfigurationError(message)
-        self._checked_gate()
+        self._check_drawn_levels()
+        self._check_networks()
+        typed.check(self.gate, Gate, "gate.")
+        Gate(**self.gate)
         coarse = self.fixed.get("coarse_patch")
         forms.check(self.planned_views, self.network, self.unit, coarse, self.batch, self.micro_batches)
+
+    def _check_drawn_levels(self) -> None:
+        """A variance-preserving process holds levels at the ends of its steps, the others would guess beyond what they saw."""
+        from autotuner.diffusion.noise import reference
+
+        highest = math.exp(reference(self.process, self.beta_schedule).high)
+        if not self.process.startswith("vp_") and self.sigma_max > highest * (1 + 1e-9):
+            raise ConfigurationError(
+                f"sigma_max {self.sigma_max!r}; the highest level that {self.process!r} is trained on is {highest:g}"
+            )
+
+    def _check_networks(self) -> None:
+        from autotuner.diffusion.networks import check, unit
+
+        check(self.network, {**self.model, **self.fixed})
+        check(self.network, self.student_model, "student_model")
+        for name in self.student_model:
+            if name in self.fixed:
+                raise ConfigurationError(f"student_model.{name}: {name} is fixed, for students too; allowed are the others")
+        students = unit(self.network, {**self.model, **self.student_model, **self.fixed})
+        if self.unit % students:
+            raise ConfigurationError(
+                f"student_model {self.student_model!r} divides edges by {students}; allowed are divisors of {self.unit}"
+            )
 
     @property
     def unit(self) -> int:
@@ -224,15 +253,15 @@ class TrainerConfig:
         return unit(self.network, {**self.model, **self.fixed})
 
     @property
-    def bounds(self) -> Gate:
-        """The checked bounds of ``gate``."""
-        return self._checked_gate()
+    def levels(self) -> tuple[float, float]:
+        """Lowest and highest noise level that teacher and students are sampled and distilled at; see ``sample.told_levels``."""
+        from autotuner.diffusion.sample import told_levels
 
-    def _checked_gate(self) -> Gate:
-        known = {field.name for field in fields(Gate)}
-        for name in self.gate:
-            if name not in known:
-                raise ConfigurationError(f"gate has an unknown key {name!r}; allowed: {', '.join(sorted(known))}")
+        return told_levels(self.process, self.beta_schedule, self.sigma_min, self.sigma_max)
+
+    @property
+    def bounds(self) -> Gate:
+        """The bounds of ``gate``."""
         return Gate(**self.gate)
 
     @property

@@ -16,15 +16,7 @@ from autotuner.diffusion.guidance import Guided
 from autotuner.diffusion.held_out import HeldOut
 from autotuner.diffusion.precondition import Denoiser
 from autotuner.diffusion.quality.kernel import BLOCKS
-from autotuner.diffusion.sample import (
-    evaluations,
-    generate,
-    solve,
-    student_schedule,
-    teacher_schedule,
-    to_pixels,
-    told_levels,
-)
+from autotuner.diffusion.sample import evaluations, generate, solve, student_schedule, teacher_schedule, to_pixels
 from autotuner.diffusion.stages import Stages
 
 QUALITY_SEED = 11
@@ -74,9 +66,8 @@ def draw(
 def way(config: TrainerConfig, who: str, steps: int, solver: str | None = None) -> tuple[np.ndarray, str]:
     """Noise levels and solver by which ``who`` samples; ``solver`` takes the place of the configured one."""
     if who == "teacher":
-        ends = told_levels(config.process, config.beta_schedule, config.sigma_min, config.sigma_max)
-        return teacher_schedule(steps, *ends), solver or config.solver
-    return student_schedule(steps, config.sigma_min, config.sigma_max, config.student_clock), solver or "euler"
+        return teacher_schedule(steps, *config.levels), solver or config.solver
+    return student_schedule(steps, *config.levels, config.student_clock), solver or "euler"
 
 
 def guided(denoiser: Denoiser, config: TrainerConfig, who: str, classes: int) -> Denoiser | Guided:

@@ -7,11 +7,12 @@ with the resolution (``noise.resolution_scale``); the network is told where its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from autotuner.diffusion import typed
 from autotuner.errors import ConfigurationError
 
 MAX_SHAPES = 8
@@ -67,14 +68,13 @@ class Multires:
         where = "multires"
         if self.form not in tuple(FORMS):
             raise ConfigurationError(f"{where}.form {self.form!r}; allowed: {', '.join(FORMS)}")
+        typed.check(vars(self), Multires, f"{where}.")
         for name in ("share", "probability", "split", "rewarm"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
+            if not 0 <= value <= 1:
                 raise ConfigurationError(f"{where}.{name} {value!r}; allowed is 0 to 1")
-        if not isinstance(self.tokens_constant, bool):
-            raise ConfigurationError(f"{where}.tokens_constant {self.tokens_constant!r}; allowed is true or false")
         rungs = self.rungs
-        if not all(isinstance(edge, int) and edge > 0 for edge in rungs) or list(rungs) != sorted(set(rungs)):
+        if not all(edge > 0 for edge in rungs) or list(rungs) != sorted(set(rungs)):
             raise ConfigurationError(f"{where}.rungs {rungs!r}; allowed are ascending edges in pixels")
         if self.form != "fixed" and not rungs:
             raise ConfigurationError(f"{where}.rungs is empty; {self.form!r} needs at least one edge below the full one")
@@ -171,12 +171,10 @@ def merged(views: tuple[View, ...]) -> tuple[View, ...]:
 
 def configured(values: Mapping[str, Any]) -> Multires:
     """The checked configuration of plain values, as TOML or JSON give them. Raises ConfigurationError."""
-    known = [field.name for field in fields(Multires)]
-    for name in values:
-        if name not in known:
-            raise ConfigurationError(f"multires.{name} is unknown; allowed: {', '.join(known)}")
     rungs = values.get("rungs", ())
-    return Multires(**{**values, "rungs": tuple(rungs) if isinstance(rungs, list) else rungs})
+    given = {**values, "rungs": tuple(rungs) if isinstance(rungs, list) else rungs}
+    typed.check({name: value for name, value in given.items() if name != "form"}, Multires, "multires.")
+    return Multires(**given)
 
 
 def check(config: Multires, network: str, unit: int, coarse: int | None, batch: int, micro_batches: tuple[int, ...]) -> None:

@@ -62,6 +62,8 @@ class Stages:
         self.stage = 0
         self.objective = config.objective
         """A row of ``objectives.OBJECTIVES``; ``set_objective`` changes it between two steps."""
+        if config.student_ladder and config.student_model:
+            self.new_student()  # what cannot be built is said now and not when distillation begins
         self.reference = reference(config.process, config.beta_schedule)
         self.teacher = Learner(self.new_denoiser(), _teacher_errors(config.weighting), rule=rule(config))
         self.student: Learner | None = None
@@ -231,7 +233,7 @@ class Stages:
         if progressive:  # from the top of each segment, in two teacher steps
             second, teacher_steps = mx.full((count,), 0.999), 2
         counts = mx.array(float(self.student_steps)), mx.array(float(teacher_steps))
-        at = times(first, second, *counts, config.sigma_min, config.sigma_max, CLOCKS[config.student_clock])
+        at = times(first, second, *counts, *config.levels, CLOCKS[config.student_clock])
         levels = [sigma * scale for sigma in (at.sigma_t, at.sigma_s, at.sigma_step)]
         return [*levels, mx.full((count,), self.from_teacher), mx.full((count,), config.addim_eta)]
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autotuner.diffusion import plan
+from autotuner.diffusion import betas, plan
 from autotuner.diffusion.config import RANGES, TrainerConfig
+from autotuner.diffusion.evaluation import way
 from autotuner.diffusion.inert import NoRun
+from autotuner.diffusion.stages import Stages
 from autotuner.errors import ConfigurationError
 
 
@@ -34,14 +36,46 @@ from autotuner.errors import ConfigurationError
         ({"seed": -1}, r"seed -1; allowed is 0 to"),
         ({"seconds": float("inf")}, r"seconds inf; allowed is a positive number"),
         ({"micro_batches": (0, 16)}, r"micro_batches \(0, 16\); allowed are divisors of the batch of 16"),
-        ({"fixed": {"patch": 0}}, r"'patch': 0.* divides edges by 0; allowed is a whole number from 1"),
-        ({"network": "unet", "model": {"depth": "deep"}, "fixed": {}}, r"network 'unet' with \{'depth': 'deep'\}"),
+        ({"fixed": {"patch": 0}}, r"model\.patch 0; allowed is a whole number from 1"),
+        (
+            {"network": "unet", "model": {"depth": "deep"}, "fixed": {}},
+            r"'unet': model\.depth 'deep'; allowed is a whole number",
+        ),
+        ({"student_model": {"widht": 8}}, r"student_model has an unknown key 'widht'; allowed: width, depth"),
+        ({"student_model": {"width": 8.0}}, r"student_model\.width 8\.0; allowed is a whole number"),
+        ({"student_model": {"heads": 4}}, r"student_model\.heads: heads is fixed, for students too"),
+        (
+            {"network": "unet", "model": {"width": 8, "depth": 2}, "fixed": {}, "student_model": {"depth": 3}},
+            r"student_model \{'depth': 3\} divides edges by 4; allowed are divisors of 2",
+        ),
+        ({"batch": 16.0}, r"batch 16\.0; allowed is a whole number"),
+        ({"steps": 2.5}, r"steps 2\.5; allowed is a whole number or nothing"),
+        ({"seed": 1.5}, r"seed 1\.5; allowed is a whole number"),
+        ({"seed": True}, r"seed True; allowed is a whole number"),
+        ({"micro_batches": (16.0,)}, r"micro_batches \(16\.0,\); allowed is a list of whole numbers"),
+        ({"student_ladder": (True,)}, r"student_ladder \(True,\); allowed is a list of whole numbers"),
+        ({"learning_rate": "fast"}, r"learning_rate 'fast'; allowed is a number"),
+        ({"gradient_checkpointing": 1}, r"gradient_checkpointing 1; allowed is true or false"),
+        ({"gate": {"advance": "soon"}}, r"gate\.advance 'soon'; allowed is a number"),
+        ({"gate": {"advanced": 1.1}}, r"gate\.advanced is unknown; allowed: .*advance, window"),
+        ({"sigma_max": 80.0}, r"sigma_max 80\.0; the highest level that 'edm' is trained on is 40"),
+        ({"sigma_max": 41.0, "process": "flow"}, r"sigma_max 41\.0; the highest level that 'flow' is trained on is 40"),
+        ({"evaluate_every_seconds": 0}, r"evaluate_every_seconds 0; allowed is 0\.001 to"),
         ({"warm_up": -0.1}, r"warm_up -0\.1; allowed is 0 to 1"),
     ],
 )
 def test_a_wrong_value_is_answered_with_the_allowed_ones(tiny_config, changes, message):
     with pytest.raises(ConfigurationError, match=message):
         replace(tiny_config, **changes)
+
+
+def test_a_variance_preserving_process_may_be_told_more_than_it_holds(tiny_config):
+    config = replace(tiny_config, process="vp_epsilon", beta_schedule="scaled_linear", sigma_max=80.0)
+    assert config.levels == pytest.approx((0.0292, 14.6146), rel=1e-2)
+
+
+def test_whole_numbers_pass_for_numbers(tiny_config):
+    assert replace(tiny_config, seconds=5, learning_rate=1, guidance=2).seconds == 5
 
 
 def test_every_range_is_of_a_field_and_holds_its_default():
@@ -102,3 +136,30 @@ def test_the_second_cycle_rises_once_and_ends_with_the_budget():
     assert max(rates) == pytest.approx(plan.RESTART, rel=0.05)
     assert rates[-1] == pytest.approx(0, abs=1e-9)
     assert np.argmax(rates) == pytest.approx(6, abs=1)
+
+
+@pytest.mark.parametrize("clock", ["cosine", "rho"])
+@pytest.mark.parametrize("student_steps", [1, 4])
+def test_a_student_learns_and_samples_between_the_levels_that_its_teacher_can_tell(tiny_config, clock, student_steps):
+    """With the last draw the segment ends where sampling begins, at the schedule's last step: 14.6 and not 40."""
+    config = replace(
+        tiny_config,
+        process="vp_epsilon",
+        beta_schedule="scaled_linear",
+        student_ladder=(student_steps,),
+        student_clock=clock,
+    )
+    stages = Stages(config, 1, 2, 8, 0.5)
+    stages.enter(1)
+    pictures, labels = np.zeros((4096, 8, 8, 1), np.uint8), np.zeros(4096, np.int32)
+    starts, _, segment_ends = (np.array(levels) for levels in stages.draw(pictures, labels, 0, 1)[4:7])
+    teacher, student = (way(config, who, student_steps)[0] for who in ("teacher", "student"))
+    assert starts.max() == pytest.approx(betas.sigmas("scaled_linear")[-1], rel=1e-4)
+    assert student[0] == pytest.approx(starts.max(), rel=1e-4)
+    assert teacher[0] == pytest.approx(student[0], rel=1e-4)
+    assert np.unique(segment_ends) == pytest.approx(student[:0:-1], rel=1e-4)
+
+
+def test_a_student_that_cannot_be_built_is_refused_before_its_teacher_learns(make_trainer):
+    with pytest.raises(ConfigurationError, match="width 9 with 2 heads"):
+        make_trainer(student_model={"width": 9})

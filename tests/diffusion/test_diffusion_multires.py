@@ -207,7 +207,11 @@ def test_the_network_sees_where_a_crop_lies():
         ({"form": "mixed", "rungs": [4], "share": 1.5}, "0 to 1"),
         ({"form": "high_noise", "rungs": [4], "split": 0.3}, "no multiple"),
         ({"form": "patches", "rungs": [4]}, "coarse_patch"),
-        ({"shape": 3}, "allowed: form, share"),
+        ({"shape": 3}, "multires.shape is unknown; allowed: form, share"),
+        ({"form": "mixed", "rungs": 5}, "multires.rungs 5; allowed is a list of whole numbers"),
+        ({"form": "mixed", "rungs": [True]}, "allowed is a list of whole numbers"),
+        ({"form": "mixed", "rungs": [4], "share": True}, "multires.share True; allowed is a number"),
+        ({"form": "mixed", "rungs": [4], "split": "half"}, "multires.split 'half'; allowed is a number"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_what_can(tiny_config, settings, names):

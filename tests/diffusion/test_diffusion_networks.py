@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from autotuner.diffusion.blas import mx
+from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.dit import DiT
 from autotuner.diffusion.unet import UNet
 from autotuner.errors import ConfigurationError
@@ -77,6 +78,29 @@ def test_a_new_network_starts_at_zero_output():
 def test_an_architecture_that_cannot_be_is_refused_when_it_is_built(build, complaint):
     with pytest.raises(ConfigurationError, match=complaint):
         build()
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters", "complaint"),
+    [
+        ("dit", {"width": 0}, r"network 'dit': model\.width 0; allowed is a whole number from 1 on"),
+        ("dit", {"width": "x"}, r"model\.width 'x'; allowed is a whole number"),
+        ("dit", {"depth": -1}, r"model\.depth -1; allowed is a whole number from 1 on"),
+        ("dit", {"heads": True}, r"model\.heads True; allowed is a whole number"),
+        ("dit", {"mlp_ratio": 2.5}, r"model\.mlp_ratio 2\.5; allowed is a whole number"),
+        ("dit", {"coarse_patch": 0}, r"model\.coarse_patch 0; allowed is a whole number from 1 on"),
+        ("dit", {"channels": 3}, r"unknown key 'channels'; allowed: width, depth, heads"),
+        ("unet", {"heads": 2}, r"unknown key 'heads'; allowed: width, depth$"),
+        ("unet", {"depth": 0}, r"model\.depth 0; allowed is a whole number from 1 on"),
+        ("unet2d", {"block_out_chanels": [8]}, r"network 'unet2d': model: .*block_out_chanels"),
+        ("dit2d", {"patch_size": 0}, r"network 'dit2d': model: .*patch_size = 0"),
+        ("unet2d", {"folder": 3}, r"model\.folder 3; allowed is the path"),
+        ("stable_diffusion", {"ranks": 3}, r"unknown key 'ranks'; allowed: folder, captions, adapter, rank"),
+    ],
+)
+def test_parameters_that_a_network_does_not_take_are_refused_before_it_is_built(network, parameters, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        TrainerConfig(network=network, model=parameters, fixed={})
 
 
 def test_patches_come_back_where_they_were():
