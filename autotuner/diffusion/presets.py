@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
 from autotuner.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
 
 PRESETS: dict[str, TrainerConfig] = {
     "fashion-tiny": TrainerConfig(name="fashion-tiny", model={"width": 64, "depth": 3, "mlp_ratio": 2}),
@@ -58,10 +61,16 @@ def find(name: str) -> TrainerConfig:
         raise ConfigurationError(f"preset {name!r}; allowed: {', '.join(PRESETS)}") from None
 
 
-def fitted(config: TrainerConfig, dataset: Dataset) -> TrainerConfig:
-    """The configuration with a resolution ladder for the images, on multiples of what the network divides them by."""
+def fitted(config: TrainerConfig, dataset: Dataset, resolutions: tuple[int, ...] | None = None) -> TrainerConfig:
+    """The configuration with a resolution ladder for the images, on multiples of what the network divides them by.
+
+    ``resolutions`` takes the place of that ladder. Raises ConfigurationError for images that the network cannot divide.
+    """
     size, full = config.unit, dataset.resolution
     if full % size:
         raise ConfigurationError(f"images of {full} pixels; this network needs a multiple of {size}")
-    ladder = sorted({max(size, round(full * share / size) * size) for share in LADDER_SHARES})
-    return replace(config, resolution=full, resolutions=tuple(ladder))
+    if resolutions is None:
+        resolutions = tuple(sorted({max(size, round(full * share / size) * size) for share in LADDER_SHARES}))
+        if len(resolutions) == 1:
+            log.warning("resolution_ladder rungs=%s unit=%d why=pictures_too_small: the knob has one value", resolutions, size)
+    return replace(config, resolution=full, resolutions=resolutions)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autotuner.diffusion import data, presets
-from autotuner.diffusion.config import NETWORKS, TrainerConfig
+from autotuner.diffusion.config import NETWORKS, RANGES, TrainerConfig
 from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.data.find import CACHE, HUB, NAMED
 from autotuner.diffusion.data.folder import FOLDER_EDGE
@@ -97,9 +97,8 @@ class Recipe:
     def fitted(self, dataset: Dataset) -> TrainerConfig:
         """The configuration for these images. Raises ConfigurationError where the file contradicts them."""
         try:
-            fitted = presets.fitted(self.config, dataset)
-            if "resolutions" in self.given:
-                fitted = replace(fitted, resolutions=self.config.resolutions)
+            own = self.config.resolutions if "resolutions" in self.given else None
+            fitted = presets.fitted(self.config, dataset, own)
             if isinstance(dataset, data.BucketedDataset):
                 fitted = self._in_shapes(fitted, dataset)
             fitted.declarations()
@@ -170,7 +169,7 @@ class _Reader:
     def recipe(self) -> Recipe:
         known = sections()
         self._refuse_unknown("", self._document, (*TOP, *known, "model", "multires"))
-        name = self._text("name", self._path.stem)
+        name = self._name()
         settings = self._settings(known)
         try:
             base = presets.find(self._text("preset", "fashion-tiny"))
@@ -191,6 +190,13 @@ class _Reader:
             keep_architecture=self._typed("hook.keep_architecture", hook.get("keep_architecture", False), bool),
             state_directory=Path(self._typed("hook.state_dir", state, str)).expanduser() if state is not None else None,
         )
+
+    def _name(self) -> str:
+        """The name that the run, and unless ``out`` is said its folder, has."""
+        name = self._text("name", self._path.stem)
+        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+            raise ConfigurationError(f"{self._path}: name {name!r}; allowed is the name of one folder: runs/<name>")
+        return name
 
     def _source(self, given: Any, out: Path) -> str | None:
         source = self._typed("data.source", given, str | None)
@@ -272,13 +278,22 @@ def _implied(base: TrainerConfig, settings: Mapping[str, Any]) -> dict[str, Any]
     if "steps" in settings:
         implied["seconds"] = None
     if "batch" in settings:
-        implied["micro_batches"] = tuple(m for m in base.micro_batches if settings["batch"] % m == 0) or (settings["batch"],)
+        implied["micro_batches"] = _divisors_near(base.micro_batches, settings["batch"])
     sizes = settings.get("micro_batches", implied.get("micro_batches", base.micro_batches))
     if base.micro_batch not in sizes:
         implied["micro_batch"] = max(sizes, default=base.micro_batch)
     if settings.get("resolutions"):
         implied["resolution"] = max(settings["resolutions"])
     return implied
+
+
+def _divisors_near(ladder: tuple[int, ...], batch: int) -> tuple[int, ...]:
+    """For each rung the divisor of ``batch`` by the nearest factor; the ladder as it is for a batch that is refused anyway."""
+    least, most = RANGES["batch"]
+    if not least <= batch <= most:
+        return ladder
+    divisors = [size for size in range(1, batch + 1) if batch % size == 0]
+    return tuple(sorted({min(divisors, key=lambda size: (abs(math.log(size / rung)), size)) for rung in ladder}))
 
 
 def _convert(value: Any, kind: Any) -> tuple[bool, Any]:

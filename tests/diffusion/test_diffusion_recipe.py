@@ -84,6 +84,13 @@ def test_values_arrive_with_their_types(written):
         ("name = 3", r"name is 3; allowed is str"),
         ("x = [", "not a TOML file"),
         ("[data]\nresolution = 0", r"data\.resolution 0; allowed is a positive number"),
+        ('name = "../x"', r"name '\.\./x'; allowed is the name of one folder"),
+        ('name = ""', r"name ''; allowed is the name of one folder"),
+        ('name = ".."', r"name '\.\.'; allowed is the name of one folder"),
+        ("[training]\nbatch = 0", r"batch 0; allowed is 1 to"),
+        ("[model]\nwidht = 8", r"model has an unknown key 'widht'; allowed: width, depth"),
+        ("[model]\nwidth = 0", r"model\.width 0; allowed is a whole number from 1 on"),
+        ("[distillation]\nstudent_model = {widht = 8}", r"student_model has an unknown key 'widht'"),
         ('out = "pictures/out"\n[data]\nsource = "pictures"', r"out .*pictures/out lies in data\.source"),
     ],
 )
@@ -113,10 +120,22 @@ def test_a_budget_in_steps_alone_has_no_bound_in_seconds(written):
     assert (both.seconds, both.steps) == (5.0, 9)
 
 
-@pytest.mark.parametrize(("batch", "ladder", "start"), [(16, (8, 16), 16), (128, (8, 16, 32, 64), 64), (100, (100,), 100)])
+@pytest.mark.parametrize(
+    ("batch", "ladder", "start"), [(16, (8, 16), 16), (128, (8, 16, 32, 64), 64), (100, (10, 20, 25, 50), 50)]
+)
 def test_micro_batches_follow_another_batch_unless_the_file_says_them(written, batch, ladder, start):
     config = recipe.read(written(f"[training]\nbatch = {batch}")).config
     assert (config.micro_batches, config.micro_batch) == (ladder, start)
+
+
+def test_a_ladder_that_small_pictures_leave_one_rung_is_said_once(written, stripes, caplog):
+    path = written("[model]\npatch = 8")
+    assert recipe.read(path).fitted(stripes).resolutions == (8,)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "rungs=(8,) unit=8" in caplog.text
+    caplog.clear()
+    recipe.read(written("[model]\npatch = 8\n[knobs]\nresolutions = [8]")).fitted(stripes)
+    assert not caplog.records
 
 
 def test_a_resolution_ladder_is_checked_against_the_pictures_not_the_preset(written, pictures):
