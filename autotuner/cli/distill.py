@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotuner.cli import FOUND_WRONG, OK, distill_report
+from autotuner.cli import FOUND_WRONG, OK
+from autotuner.cli.distill_report import add_arguments as add_report_arguments
+from autotuner.cli.distill_report import run as run_report
 from autotuner.cli.train import Bar, add_recipe, positive, recipe_of, stopping_on_signals
 from autotuner.errors import AutotunerError
 
@@ -27,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     begin.add_argument("--restart", action="store_true", help="begin anew where students were trained before")
     begin.add_argument("--no-hook", action="store_true", help="do not tell any daemon of this run")
     report = actions.add_parser("report", help="quality over steps and seconds, as a table and a picture")
-    distill_report.add_arguments(report)
+    add_report_arguments(report)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do one of both."""
-    return distill_report.run(arguments) if arguments.action == "report" else _distil(arguments)
+    return run_report(arguments) if arguments.action == "report" else _distil(arguments)
 
 
 def _distil(arguments: argparse.Namespace) -> int:
