@@ -95,7 +95,7 @@ SMALL = replace(
     fixed={"heads": 2, "patch": 4, "attention": "relu"},
 )
 """The teacher of ``stages``: Fashion-MNIST, a seventh of the weights."""
-STAGES: dict[str, Any] = {"student_ladder": STAGE_LADDER, "student_learning_rate": 3e-4, "gate": {"measure": "paired"}}
+STAGES: dict[str, Any] = {"student_ladder": STAGE_LADDER, "student_learning_rate": 3e-4, "quality_images": 128}
 
 
 def train_teacher(out: Path, dataset: Dataset, config: TrainerConfig) -> Path:
@@ -330,7 +330,7 @@ def main() -> None:
     if "stages" in options.parts:
         out, dataset = options.out / "stages", SUITES["fashion"].dataset()
         train_teacher(out, dataset, replace(SMALL, seconds=60.0) if options.quick else SMALL)
-        compare_stages(out, dataset, options.stage_seconds, options.seeds, 128 if options.quick else 512)
+        compare_stages(out, dataset, options.stage_seconds, options.seeds, 128)
     if "table" in options.parts:
         print(json.dumps(table(options.out, reports, options.quick)))
 

@@ -105,7 +105,7 @@ class TrainerConfig:
     steps: int | None = None
     """Optimizer steps after which it ends, if that comes first; a file that bounds only them has no ``seconds``."""
     learning_rate: float = 3e-3
-    student_learning_rate: float = 1e-3
+    student_learning_rate: float = 3e-4
     """Peak of each distillation stage, in which it falls to nearly nothing."""
     student_model: dict[str, Any] = field(default_factory=dict)
     """Architecture parameters in which the student differs from its teacher, e.g. a smaller width or depth."""
