@@ -266,8 +266,8 @@ def table(out: Path, reports: dict[str, Report], quick: bool) -> dict[str, Any]:
         print("  time of equal stages over that of gated ones: " + " ".join(f"{value:.2f}" for value in ratios.values()))
         gain = of_ratio(list(ratios.values()), [1.0] * len(ratios))
         figures |= {
-            "gated_vs_fixed_time_ratio": round(gain.value, 3),
-            "gated_vs_fixed_interval": [round(gain.low, 3), round(gain.high, 3)],
+            "gated_vs_fixed_time_ratio": _plain(gain.value),
+            "gated_vs_fixed_interval": [_plain(gain.low), _plain(gain.high)],
         }
         figures["stage_seeds"] = list(ratios)
     return figures
@@ -284,6 +284,11 @@ def _figures(out: Path, report: Report) -> dict[str, Any]:
         }
     spent = [_processor_seconds(out / name) for name in (start.FILE_NAME, checkpoint.FILE_NAME)]
     return found | {"distill_time_ratio": round(spent[0] / spent[1], 3), "seconds": [round(value) for value in spent]}
+
+
+def _plain(value: float) -> float | None:
+    """For JSON, which has no NaN: too few seeds, or a quality that one of them never reached."""
+    return round(value, 3) if math.isfinite(value) else None
 
 
 def _processor_seconds(path: Path) -> float:
