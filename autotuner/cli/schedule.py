@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         efforts = build.shares(Effort(), arguments.seconds, evaluations)
     print(f"{count} noises to learn from, {count} to choose with, {count} to judge by")
     network = artefact.identify(denoiser)
-    sets = build.draw_sets(denoiser, shape, classes, count, config.sigma_min, config.sigma_max, arguments.seed)
+    sets = build.draw_sets(denoiser, shape, classes, count, *config.levels, arguments.seed)
     for each, effort in zip(evaluations, efforts, strict=True):
         built = build.build(denoiser, sets, each, effort)
         path = artefact.save(built.saved(network), out)

@@ -63,7 +63,7 @@ class LiveSchedule:
     def look(self, denoiser: Network) -> None:
         """Find grids for the network as it is, and judge them."""
         began = self._clock()
-        low, high = self._config.sigma_min, self._config.sigma_max
+        low, high = self._config.levels
         noise = np.random.default_rng(SURVEY_SEED).standard_normal((NOISES, *self._shape)).astype(np.float32)
         seen = survey(denoiser, self._labels[:NOISES], noise[: len(self._labels[:NOISES])], low, high)
         labels = self._labels[-JUDGES:]
