@@ -18,8 +18,8 @@ from autotuner.errors import ConfigurationError
 if TYPE_CHECKING:
     from autotuner.diffusion.config import TrainerConfig
     from autotuner.diffusion.data import Dataset
-    from autotuner.diffusion.recipe import Recipe
     from autotuner.diffusion.progress import Progress
+    from autotuner.diffusion.recipe import Recipe
     from autotuner.diffusion.trainer import Trainer
 
 KEPT = ("checkpoint.safetensors", "result.json")
