@@ -34,7 +34,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("demo", "autotuner.demo.main", "watch a small training being tuned, with a report at the end", parses_itself=True),
     Command("train", "autotuner.cli.train", "train, or continue, what a TOML file describes"),
     Command("sample", "autotuner.cli.sample", "draw images from what a training has reached"),
-    Command("schedule", "autotuner.cli.schedule", "learn to sample in few evaluations what a training has reached"),
+    Command("schedule", "autotuner.cli.schedule", "learn to sample in few network evaluations"),
     Command("distill", "autotuner.cli.distill", "take a trained model to few steps, and draw what fewer steps cost"),
     Command("evaluate", "autotuner.cli.evaluate", "measure what a training has reached, with noise floors"),
     Command("daemon", "autotuner.cli.daemon", "run the background service in the foreground"),

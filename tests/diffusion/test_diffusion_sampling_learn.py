@@ -176,7 +176,7 @@ def test_levels_measured_otherwise_do_not_compare():
 def test_time_is_turned_into_noises_and_shared_by_work():
     assert build.affordable(1e-9, 1.0, [4]) == build.FEWEST
     assert build.affordable(1e9, 1e-3, [4]) == build.MOST
-    assert build.FEWEST < build.affordable(100, 1e-3, [4, 6]) < build.affordable(120, 1e-3, [4, 6])
+    assert build.FEWEST < build.affordable(200, 1e-3, [4, 6]) < build.affordable(300, 1e-3, [4, 6])
     deadlines = [effort.deadline for effort in build.shares(Effort(clock=lambda: 5.0), 10.0, [4, 8])]
     assert deadlines[1] == pytest.approx(15)
     assert 5 < deadlines[0] < 10

@@ -12,7 +12,7 @@ from autotuner.diffusion.schedules import SCHEDULES
 from autotuner.diffusion.schedules.candidates import SAMPLERS
 from autotuner.diffusion.schedules.forms import Free, Grid
 from autotuner.diffusion.solvers import dpmpp_3m
-from autotuner.diffusion.solvers.generalised import Table, follow, trace
+from autotuner.diffusion.solvers.generalised import Table, begun_at, follow, trace
 from autotuner.errors import ConfigurationError
 
 LOW, HIGH = 0.02, 40.0
@@ -69,6 +69,27 @@ def test_moving_a_grid_moves_the_coefficients_with_it():
     assert moved.levels == pytest.approx(again.levels)
     with pytest.raises(ConfigurationError, match="each below the one before"):
         Grid(SAMPLERS["dpmpp_2m"], list(sigmas)).table(np.array([0.0, 5.0, 0.0]))
+
+
+def test_beginning_below_the_highest_level_scales_the_noise_down_and_frees_the_first_level(start):
+    sigmas = [float(s) for s in SCHEDULES["karras"](4, LOW, HIGH / 2)]
+    expected = SAMPLERS["ipndm"](denoise, start / 2, sigmas)
+    lowered = begun_at(trace(SAMPLERS["ipndm"], sigmas), HIGH)
+    assert float(mx.abs(follow(denoise, start, lowered) - expected).max()) < 1e-9
+    form = Grid(SAMPLERS["ipndm"], sigmas, HIGH)
+    assert form.size == 4
+    assert form.table(np.zeros(4)).rows == pytest.approx(lowered.rows)
+    assert form.table(np.array([0.1, 0, 0, 0])).rows[0, 0] == pytest.approx(np.exp(0.1) / 2)
+
+
+def test_no_level_is_held_at_a_bound_where_it_begins():
+    """The highest one was, at the start's own: its differences were 0, and it never moved."""
+    free = Free(trace(SAMPLERS["ipndm"], list(SCHEDULES["karras"](4, LOW, HIGH))), memory=4)
+    for index in range(4):
+        for sign in (-1, 1):
+            theta = np.zeros(free.size)
+            theta[index] = sign * 0.1
+            assert free.table(theta).levels[index] == pytest.approx(free.start.levels[index] * np.exp(sign * 0.1))
 
 
 def test_heun_takes_two_evaluations_a_step_and_the_others_one():

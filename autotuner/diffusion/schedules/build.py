@@ -10,7 +10,7 @@ import numpy as np
 from autotuner.diffusion.quality import paired
 from autotuner.diffusion.sample import Network
 from autotuner.diffusion.schedules.artefact import Saved
-from autotuner.diffusion.schedules.candidates import Candidate, hand_made, race, surveyed
+from autotuner.diffusion.schedules.candidates import Candidate, hand_made, lowered, race, surveyed
 from autotuner.diffusion.schedules.dp import NOISES, Survey, survey
 from autotuner.diffusion.schedules.ladder import Rung, Verdict, climb, error_interval, gain
 from autotuner.diffusion.schedules.learn import DEFAULT, Effort, learn, work
@@ -96,7 +96,8 @@ def build(denoiser: Network, sets: Sets, evaluations: int, effort: Effort = DEFA
     low, high = sets.sigma_min, sets.sigma_max
     by_hand = race(denoiser, sets.choosing, hand_made(evaluations, low, high, float(np.std(sets.training.ends))))
     by_survey = race(denoiser, sets.choosing, surveyed(evaluations, sets.survey))
-    starts = [each for pair in zip(by_hand, by_survey, strict=False) for _, each in pair]
+    below = race(denoiser, sets.choosing, lowered(evaluations, low, high))
+    starts = [each for _, each in (below[0], by_hand[0], by_survey[0], *below[1:])]
     learned = learn(denoiser, sets.training, sets.choosing, starts, effort)
     levels = [_named(by_hand[0][1]), _named(by_survey[0][1]), (f"learned from {learned.start}", learned.table)]
     rungs = [Rung(level, name, table, errors(denoiser, sets.judging, table)) for level, (name, table) in enumerate(levels)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from autotuner.diffusion.schedules.dp import ORDERS, Survey
 from autotuner.diffusion.schedules.grids import Schedule, arctan, karras, log_snr, rho, uniform, vp_time, vp_uniform
 from autotuner.diffusion.schedules.pairs import Pairs, errors, rmse
 from autotuner.diffusion.solvers import Solver, dpmpp_2m, dpmpp_3m, euler, heun, ipndm, unipc
-from autotuner.diffusion.solvers.generalised import Table, trace
+from autotuner.diffusion.solvers.generalised import Table, begun_at, trace
 
 SAMPLERS: dict[str, Solver] = {
     "euler": euler,
@@ -26,6 +27,10 @@ SAMPLERS: dict[str, Solver] = {
 }
 HEATS = ((16, 8), (64, 3))
 """Pairs that candidates are measured on, and how many of the best go on to the next heat; the last one is on all pairs."""
+
+
+TOPS = (0.5, 0.3, 0.15)
+"""Shares of the highest level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,21 @@ def surveyed(evaluations: int, survey: Survey) -> list[Candidate]:
     """The multistep ones of SAMPLERS on the grids that dynamic programming found."""
     grids = {f"dp {order}": survey.grid(evaluations, order) for order in ORDERS}
     return [candidate(solver, name, grid) for solver in SAMPLERS if solver != "heun" for name, grid in grids.items()]
+
+
+def lowered(evaluations: int, sigma_min: float, sigma_max: float) -> list[Candidate]:
+    """Multistep solvers that begin at a share of ``sigma_max`` (TOPS): not competitors, but good places to learn from."""
+    grids: dict[str, Schedule] = {
+        "karras": karras,
+        "rho 3": partial(rho, rho=3.0),
+        "vp_time": vp_time,
+        "vp_uniform": vp_uniform,
+    }
+    found = []
+    for solver, grid, share in product(("ipndm", "dpmpp_2m", "unipc"), grids, TOPS):
+        below = candidate(solver, f"{grid} from {share:g}", grids[grid](evaluations, sigma_min, share * sigma_max))
+        found.append(replace(below, table=begun_at(below.table, sigma_max)))
+    return found
 
 
 def candidate(solver: str, grid: str, sigmas: np.ndarray) -> Candidate:

@@ -8,11 +8,14 @@ from typing import Protocol
 
 import numpy as np
 
-from autotuner.diffusion.solvers.generalised import Table, trace
+from autotuner.diffusion.solvers.generalised import Table, begun_at, trace
 from autotuner.diffusion.solvers.walk import Solver
 
-LEAST_SIGMA = 0.1
-"""Levels stay above this share of the start's lowest one: networks have not seen much less noise."""
+LEAST_SIGMA, MOST_SIGMA = 0.1, 2.0
+"""Levels stay between these shares of the start's lowest and highest: further off no network has learned.
+
+The bounds must not touch the start, whose first level is the highest: at a bound a difference is 0 and the level would stay.
+"""
 
 
 class Form(Protocol):
@@ -26,18 +29,23 @@ class Form(Protocol):
 
 
 class Grid:
-    """Times of a solver: ``theta`` adds to the logarithms of the inner levels of its grid."""
+    """Times of a solver: ``theta`` adds to the logarithms of the levels of its grid, but for the last, 0.
 
-    def __init__(self, solver: Solver, sigmas: Sequence[float]) -> None:
+    The first one is free only where the sampler begins below ``sigma_max`` (see ``begun_at``).
+    """
+
+    def __init__(self, solver: Solver, sigmas: Sequence[float], sigma_max: float | None = None) -> None:
         self.solver = solver
         self.sigmas = np.array(sigmas, dtype=np.float64)
-        self.size = len(self.sigmas) - 2
+        self.sigma_max = float(sigmas[0]) if sigma_max is None else sigma_max
+        self._first = int(self.sigmas[0] == self.sigma_max)
+        self.size = len(self.sigmas) - 1 - self._first
 
     def table(self, theta: np.ndarray) -> Table:
         """The solver's own table on the moved grid; ConfigurationError where it no longer falls."""
         moved = self.sigmas.copy()
-        moved[1:-1] *= np.exp(theta)
-        return trace(self.solver, list(moved))
+        moved[self._first : -1] *= np.exp(theta)
+        return begun_at(trace(self.solver, list(moved)), self.sigma_max)
 
 
 class Free:
@@ -58,9 +66,10 @@ class Free:
         self.size = count + len(self._at)
 
     def table(self, theta: np.ndarray) -> Table:
-        """The start with all its numbers moved; levels are held between the lowest useful one and the first."""
+        """The start with all its numbers moved; levels are held between LEAST_SIGMA and MOST_SIGMA of the start's."""
         count = self.start.evaluations
-        low, rows = LEAST_SIGMA * float(self.start.levels.min()), self.start.rows.copy()
+        low, high = LEAST_SIGMA * float(self.start.levels.min()), MOST_SIGMA * float(self.start.levels.max())
+        rows = self.start.rows.copy()
         rows[tuple(np.transpose(self._at))] += theta[count:] * self._scale
-        levels = np.clip(self.start.levels * np.exp(theta[:count]), low, self.start.sigma_max)
+        levels = np.clip(self.start.levels * np.exp(theta[:count]), low, high)
         return replace(self.start, levels=levels, rows=rows)

@@ -23,7 +23,7 @@ from autotuner.diffusion.solvers.generalised import Table
 FIRST_BATCH = 64
 """Pairs of the short descents and of the first iteration of the long one, which then doubles them until all are used."""
 FIRST_DAMPING = 0.1
-PATIENCE, MATTERS = 2, 0.01
+PATIENCE, MATTERS = 2, 0.003
 """Iterations on all pairs that lower the error on the others by less than the share MATTERS, after which a descent ends."""
 FULL_MEMORY, LONG = 8, 4
 """Up to so many evaluations all past outputs are used; of longer samplers the latest LONG."""
@@ -35,7 +35,7 @@ class Effort:
 
     grid_iterations: int = 2
     short_iterations: int = 3
-    free_iterations: int = 8
+    free_iterations: int = 14
     starts: int = 4
     """Candidates that are refined for a short while."""
     deadline: float = float("inf")
@@ -82,7 +82,7 @@ def learn(
         return _descend(denoiser, pairs, choosing, form, best, most, effort, look)
 
     def short(start: Candidate) -> Learned:
-        few, grid = training.first(FIRST_BATCH), Grid(SAMPLERS[start.solver], list(start.sigmas))
+        few, grid = training.first(FIRST_BATCH), Grid(SAMPLERS[start.solver], list(start.sigmas), start.table.sigma_max)
         moved = descend(_of_start(denoiser, choosing, start), grid, few, effort.grid_iterations)
         return descend(moved, _free(moved), few, effort.short_iterations)
 

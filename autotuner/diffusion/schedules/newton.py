@@ -21,8 +21,8 @@ from autotuner.diffusion.schedules.sampling import solve, told
 from autotuner.diffusion.solvers.generalised import Table, follow
 from autotuner.errors import ConfigurationError
 
-STEP = 1e-2
-"""Of the differences: far above float32's rounding through a network, small against the numbers' own scale."""
+STEP = 1e-3
+"""Of the differences: above float32's rounding through a network; at 0.01 curved paths end descents a third too high."""
 DAMPINGS = (0.1, 1.0, 10.0, 100.0)
 """Multiples of the last damping that are tried."""
 FARTHEST = 1.0
