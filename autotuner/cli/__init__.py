@@ -35,7 +35,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("train", "autotuner.cli.train", "train, or continue, what a TOML file describes"),
     Command("sample", "autotuner.cli.sample", "draw images from what a training has reached"),
     Command("schedule", "autotuner.cli.schedule", "learn to sample in few network evaluations"),
-    Command("distill", "autotuner.cli.distill", "take a trained model to few steps, and draw what fewer steps cost"),
+    Command("distill", "autotuner.cli.distill", "take a trained model to few steps, and show the cost"),
     Command("evaluate", "autotuner.cli.evaluate", "measure what a training has reached, with noise floors"),
     Command("daemon", "autotuner.cli.daemon", "run the background service in the foreground"),
     Command("status", "autotuner.cli.status", "the machine, its runs and their knobs at this moment"),
