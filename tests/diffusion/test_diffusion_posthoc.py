@@ -139,7 +139,7 @@ def test_snapshots_are_spread_over_the_budget_and_serve_after_training(make_trai
     stored = posthoc.load(tmp_path / posthoc.FOLDER)
     assert [s.updates for s in stored[::2]] == list(range(2, 21, 2))
     own = checkpoint.samples(path, "teacher", 4, 4, seed=1)
-    assert np.array_equal(own, trainer.evaluator.samples("teacher", 4, 4, 1))
+    assert np.array_equal(own, trainer.evaluator.as_data(trainer.evaluator.solutions("teacher", 4, np.arange(4) % 2, 1)))
     as_stored = checkpoint.samples(path, "teacher", 4, 4, seed=1, sigma_rel=0.10)
     assert np.abs(as_stored.astype(int) - own).max() <= 2
     assert not np.array_equal(checkpoint.samples(path, "teacher", 4, 4, seed=1, sigma_rel=0.2), own)
