@@ -62,7 +62,7 @@ class Size:
     judged: int
 
 
-FULL, QUICK = Size((4, 6, 8, 10, 16), (0, 1, 2), 192, 512), Size((4, 6), (0,), 64, 128)
+FULL, QUICK = Size((4, 6, 8, 10, 16), (0, 1, 2), 256, 512), Size((4, 6), (0,), 64, 128)
 QUICK_CONFIG = TrainerConfig(
     name="quick",
     model={"width": 64, "depth": 3, "mlp_ratio": 2},

@@ -23,7 +23,7 @@ from autotuner.diffusion.solvers.generalised import Table
 FIRST_BATCH = 64
 """Pairs of the short descents and of the first iteration of the long one, which then doubles them until all are used."""
 FIRST_DAMPING = 0.1
-PATIENCE, MATTERS = 2, 0.003
+PATIENCE, MATTERS = 1, 0.003
 """Iterations on all pairs that lower the error on the others by less than the share MATTERS, after which a descent ends."""
 FULL_MEMORY, LONG = 8, 4
 """Up to so many evaluations all past outputs are used; of longer samplers the latest LONG."""
