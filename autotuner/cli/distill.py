@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe(begin)
     begin.add_argument("--to", type=positive, metavar="STEPS", help="steps of the last student, a power of two (default: 4)")
     begin.add_argument("--seconds", type=float, metavar="S", help="wall time (default: half of the teacher's)")
-    begin.add_argument("--restart", action="store_true", help="begin anew where students were trained before")
+    begin.add_argument(
+        "--restart", action="store_true", help="begin anew where students were trained before; they are kept aside"
+    )
     begin.add_argument("--no-hook", action="store_true", help="do not tell any daemon of this run")
     report = actions.add_parser("report", help="quality over steps and seconds, as a table and a picture")
     add_report_arguments(report)
@@ -48,12 +50,12 @@ def _distil(arguments: argparse.Namespace) -> int:
     dataset, wanted = recipe.prepared()
     config = start.configured(teacher, wanted, recipe.given, arguments.to, arguments.seconds)
     if arguments.restart:
-        path.unlink(missing_ok=True)
+        start.set_aside(recipe.out)
     return _train(recipe, config, dataset, teacher, path, hook=recipe.hook and not arguments.no_hook)
 
 
 def _train(recipe: Recipe, config: TrainerConfig, dataset: Dataset, teacher: Path, path: Path, *, hook: bool) -> int:
-    from autotuner.diffusion import checkpoint, launch
+    from autotuner.diffusion import launch
     from autotuner.diffusion.distillation import start
     from autotuner.diffusion.inert import NoRun
     from autotuner.diffusion.trainer import Trainer
@@ -67,7 +69,7 @@ def _train(recipe: Recipe, config: TrainerConfig, dataset: Dataset, teacher: Pat
     with attached:
         trainer = Trainer(config, dataset, attached, out=recipe.out)
         if resumed is not None:
-            checkpoint.restore(trainer, resumed)
+            start.resume(trainer, resumed, teacher)
         else:
             start.take_teacher(trainer, teacher)
         steps = " -> ".join(str(count) for count in config.student_ladder)
@@ -78,7 +80,7 @@ def _train(recipe: Recipe, config: TrainerConfig, dataset: Dataset, teacher: Pat
             attached.close("interrupted")
             print(f"stopped at step {trainer.step}; the same command continues")
             return FOUND_WRONG
-        trainer.keep_student()
+        trainer.finish_student()
     _summarise(trainer, recipe)
     return OK
 

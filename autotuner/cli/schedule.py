@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Learn, judge and save; print the ladder of each number of evaluations."""
-    from autotuner.diffusion import checkpoint
+    from autotuner.diffusion import betas, checkpoint
     from autotuner.diffusion.schedules import artefact, build, latency
     from autotuner.diffusion.schedules.learn import Effort
 
@@ -47,10 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
         efforts = build.shares(Effort(), arguments.seconds, evaluations)
     print(f"{count} noises to learn from, {count} to choose with, {count} to judge by")
     network = artefact.identify(denoiser)
+    timesteps = betas.sigmas(config.beta_schedule) if config.process.startswith("vp_") else None
     sets = build.draw_sets(denoiser, shape, classes, count, *config.levels, arguments.seed)
     for each, effort in zip(evaluations, efforts, strict=True):
         built = build.build(denoiser, sets, each, effort)
-        path = artefact.save(built.saved(network), out)
+        path = artefact.save(built.saved(network), out, timesteps)
         print("\n".join([*lines(built), f"  saved {path}"]))
     return OK
 

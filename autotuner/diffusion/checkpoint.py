@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autotuner.diffusion import adam, posthoc
+from autotuner.diffusion import adam, array_file, posthoc
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.distillation import students
@@ -41,19 +40,15 @@ class CheckpointError(AutotunerError):
 def save(trainer: Trainer, path: Path) -> None:
     """Write the whole training; a kill at any moment leaves the previous file or the new one, never a part.
 
-    Raises CheckpointError for a training that was interrupted within an optimizer step: the previous file stays.
+    Raises CheckpointError for a training that was interrupted within an optimizer step, WriteError where there is no room:
+    the previous file stays.
     """
     learners = [learner for learner in (trainer.stages.teacher, trainer.stages.student) if learner is not None]
     if any(learner.torn for learner in learners):
         raise CheckpointError(
             f"{path}: not written, the training was interrupted within an optimizer step; the last file stands"
         )
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
-    metadata = {"format": FORMAT, "state": json.dumps(_document(trainer))}
-    mx.save_safetensors(str(draft), _vectors(trainer), metadata=metadata)
-    with draft.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    array_file.write(path, _vectors(trainer), {"format": FORMAT, "state": json.dumps(_document(trainer))})
     trainer.saved = True
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from autotuner.diffusion import plan
 from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.distillation.gate import Gate, Verdict, judge
 from autotuner.diffusion.distillation.segments import teacher_steps
+from autotuner.diffusion.evaluation import Evaluated
+from autotuner.diffusion.live import KnobChange
 from autotuner.diffusion.multires import Multires
 
 
@@ -25,6 +30,17 @@ class Course:
     @cached_property
     def _views(self) -> Multires:
         return self.config.planned_views
+
+    @cached_property
+    def gate(self) -> Gate:
+        """What ends a stage."""
+        return self.config.bounds
+
+    def verdict(self, stage: int, changes: Sequence[KnobChange], evaluations: Sequence[Evaluated]) -> Verdict:
+        """What the gate says of a stage, from the evaluations since it began."""
+        since = max((change.step for change in changes if change.knob == "distill"), default=0)
+        gaps = [row.gap for row in evaluations if row.stage == stage and row.step >= since and not math.isnan(row.gap)]
+        return judge(self.gate, gaps)
 
     def stage(self, budget_used: float, now: int, move: int) -> tuple[int, str]:
         """The stage to be in, and whether ``gate`` or ``plan`` says so; ``move`` is the gate's verdict on stage ``now``.

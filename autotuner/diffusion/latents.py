@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from autotuner.diffusion import array_file
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.data import Dataset, resize
 from autotuner.diffusion.data.area import Size
@@ -124,7 +124,7 @@ def _latents(folder: Path, dataset: Dataset, edge: int, cache: Path) -> dict[str
     path = cache / f"latents-{edge}-{_hash(*_files(folder / 'vae'), *parts.values(), edge)}.safetensors"
     if not path.exists():
         vae = load(AutoencoderKL, folder / "vae")
-        _write(path, {name: mx.array(encode(vae, resize(images, edge))) for name, images in parts.items()})
+        array_file.write(path, {name: mx.array(encode(vae, resize(images, edge))) for name, images in parts.items()})
     found: Any = mx.load(str(path), format="safetensors")
     return {name: np.array(array) for name, array in found.items()}
 
@@ -140,7 +140,7 @@ def _captions(folder: Path, captions: Sequence[str], edge: int, cache: Path) -> 
         text, rows = TextConditioning.load(folder), [*captions, EMPTY]
         parts = [text.encode(rows[start : start + AT_ONCE], (edge, edge)) for start in range(0, len(rows), AT_ONCE)]
         named = {name: [getattr(part, name) for part in parts] for name in Condition._fields}
-        _write(path, {name: mx.concatenate(arrays) for name, arrays in named.items() if arrays[0] is not None})
+        array_file.write(path, {name: mx.concatenate(arrays) for name, arrays in named.items() if arrays[0] is not None})
     return path
 
 
@@ -161,12 +161,3 @@ def _hash(*parts: Path | str | int | np.ndarray) -> str:
             total.update(told.encode())
             total.update(np.ascontiguousarray(part).tobytes() if shaped else b"")
     return total.hexdigest()[:24]
-
-
-def _write(path: Path, arrays: dict[str, mx.array]) -> None:
-    """The file is complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".draft-{os.getpid()}-{path.name}")
-    mx.eval(arrays)
-    mx.save_safetensors(str(draft), arrays)
-    os.replace(draft, path)

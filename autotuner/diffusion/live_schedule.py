@@ -20,6 +20,9 @@ JUDGES = 8
 """Noises, apart from those of the survey, on which a grid must beat the configured one."""
 EXACT_STEPS = 32
 """Of the solution that it is judged against."""
+MOST_BYTES = 2**28
+"""Paths that a survey may hold; larger images have fewer of them, and none are looked at below FEWEST."""
+FEWEST = 2
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class LiveSchedule:
         self._config, self._clock = config, clock
         self._steps = sorted({count for count in steps if count < POINTS})
         self._shape = (dataset.resolution, dataset.resolution, dataset.channels)
-        self._labels = dataset.labels[: NOISES + JUDGES]
+        path_bytes = 2 * np.dtype(np.float64).itemsize * (POINTS + 1) * int(np.prod(self._shape))
+        self._noises = min(NOISES, MOST_BYTES // path_bytes)
+        self._labels = np.resize(dataset.labels, NOISES + JUDGES)
         self._solver = config.solver
         self.found: dict[int, Found] = {}
         self.spent_seconds = 0.0
@@ -53,21 +58,27 @@ class LiveSchedule:
 
     def evaluations(self) -> int:
         """Times that the network sees one image in one look."""
-        return NOISES * POINTS + JUDGES * (EXACT_STEPS + 2 * sum(self._steps))
+        return self._noises * POINTS + JUDGES * (EXACT_STEPS + 2 * sum(self._steps))
 
     def due(self, training_seconds: float, image_seconds: float) -> bool:
         """Whether another look stays within SHARE of the time so far; ``image_seconds`` is what one evaluation may take."""
         expected = self.spent_seconds / self.looks if self.looks else self.evaluations() * image_seconds
-        return bool(self._steps) and self.spent_seconds + expected <= SHARE * training_seconds
+        able = bool(self._steps) and self._noises >= FEWEST
+        return able and self.spent_seconds + expected <= SHARE * training_seconds
 
     def look(self, denoiser: Network) -> None:
-        """Find grids for the network as it is, and judge them."""
+        """Find grids for the network as it is, and judge them; without finite samples what was found before stays."""
         began = self._clock()
-        low, high = self._config.levels
-        noise = np.random.default_rng(SURVEY_SEED).standard_normal((NOISES, *self._shape)).astype(np.float32)
-        seen = survey(denoiser, self._labels[:NOISES], noise[: len(self._labels[:NOISES])], low, high)
-        labels = self._labels[-JUDGES:]
+        labels = self._labels[NOISES:]
         exact = solve(denoiser, labels, self._shape, way(self._config, "teacher", EXACT_STEPS)[0], self._solver, JUDGE_SEED)
+        if np.isfinite(exact).all():
+            self._find(denoiser, labels, exact)
+        self.looks += 1
+        self.spent_seconds += self._clock() - began
+
+    def _find(self, denoiser: Network, labels: np.ndarray, exact: np.ndarray) -> None:
+        noise = np.random.default_rng(SURVEY_SEED).standard_normal((self._noises, *self._shape)).astype(np.float32)
+        seen = survey(denoiser, self._labels[: self._noises], noise, *self._config.levels)
 
         def error(sigmas: np.ndarray) -> float:
             drawn = solve(denoiser, labels, self._shape, sigmas, self._solver, JUDGE_SEED)
@@ -77,8 +88,6 @@ class LiveSchedule:
             sigmas = seen.grid(steps)
             configured = way(self._config, "teacher", steps)[0]
             self.found[steps] = Found(tuple(float(s) for s in sigmas), error(sigmas), error(configured))
-        self.looks += 1
-        self.spent_seconds += self._clock() - began
 
     def grid(self, steps: int) -> np.ndarray | None:
         """The grid to sample on in ``steps``; None where the configured one is no worse, or nothing was looked for."""

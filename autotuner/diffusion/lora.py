@@ -6,7 +6,6 @@ An adapted layer computes W x + (alpha / rank) B A x (Hu et al. 2021, Eq. 3); on
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from autotuner.diffusion import array_file
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.lora_file import FILE_NAME, METADATA_KEY, Found, read
 from autotuner.errors import ConfigurationError
@@ -140,13 +140,8 @@ def save(folder: str | Path, modules: Mapping[str, nn.Module]) -> Path:
         metadata |= {f"{component}.{key}": value for key, value in _described(adapted).items()}
     if not arrays:
         raise ConfigurationError(f"nothing to save: none of {', '.join(modules)} has an adapter")
-    path = Path(folder) / FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".draft-{os.getpid()}.safetensors")
-    mx.eval(arrays)
-    mx.save_safetensors(str(draft), arrays, metadata={"format": "pt", METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    os.replace(draft, path)
-    return path
+    told = {"format": "pt", METADATA_KEY: json.dumps(metadata, sort_keys=True)}
+    return array_file.write(Path(folder) / FILE_NAME, arrays, told)
 
 
 def load(source: str | Path, modules: Mapping[str, nn.Module]) -> list[str]:

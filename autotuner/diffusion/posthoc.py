@@ -7,7 +7,6 @@ the wanted one in the least-squares sense.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from autotuner.diffusion import array_file
 from autotuner.diffusion.blas import mx
 from autotuner.diffusion.ema import exponent
 from autotuner.diffusion.step import Learner
@@ -37,14 +37,10 @@ class Snapshot:
 
 
 def save(folder: Path, snapshots: Sequence[Snapshot]) -> Path:
-    """Write the averages of one moment as one safetensors file, replaced at once."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the averages of one moment as one safetensors file, replaced at once. Raises WriteError."""
     path = folder / f"{int(snapshots[0].updates):08d}.safetensors"
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
     arrays = {f"{snapshot.sigma_rel:g}": snapshot.weights for snapshot in snapshots}
-    mx.save_safetensors(str(draft), arrays, metadata={"updates": repr(snapshots[0].updates)})
-    os.replace(draft, path)
-    return path
+    return array_file.write(path, arrays, {"updates": repr(snapshots[0].updates)})
 
 
 def load(folder: Path, until: float = float("inf")) -> list[Snapshot]:

@@ -28,6 +28,7 @@ GRID_SEED = 3
 def conclude(trainer: Trainer, out: Path) -> dict[str, Any]:
     """Measure once more, outside the budget, draw the grids and write result.json; returns its content."""
     seconds = trainer.seconds
+    trainer.finish_student()
     last = trainer.evaluate(with_quality=True)
     document = summary(trainer, seconds, last)
     document["final_qualities"] = final_qualities(trainer)

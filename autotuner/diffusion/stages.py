@@ -183,7 +183,8 @@ class Stages:
         """Put a student's earlier weights back; its optimizer goes on."""
         if self.student is None:
             raise LookupError("there is no student yet")
-        self.student.restore(self.student.state._replace(weights=weights, average=weights))
+        state = self.student.state
+        self.student.restore(state._replace(weights=weights, average=weights, profiles=(weights,) * len(state.profiles)))
 
     def _freeze(self, weights: mx.array) -> None:
         self.frozen = self.new_denoiser()

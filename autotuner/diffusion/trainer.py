@@ -18,13 +18,14 @@ from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.course import Course
 from autotuner.diffusion.data import Dataset, Prefetch
 from autotuner.diffusion.distillation import students
-from autotuner.diffusion.distillation.gate import Verdict, judge
+from autotuner.diffusion.distillation.gate import Verdict
 from autotuner.diffusion.evaluation import PREVIEW_IMAGES, PREVIEW_SEED, Evaluated, Evaluator
 from autotuner.diffusion.inert import Hook, NoRun
 from autotuner.diffusion.injection import Injection
 from autotuner.diffusion.live import LiveKnobs
 from autotuner.diffusion.live_schedule import LiveSchedule
 from autotuner.diffusion.multires import View, merged
+from autotuner.diffusion.pace import nap
 from autotuner.diffusion.progress import Progress
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.stages import Stages
@@ -34,8 +35,6 @@ from autotuner.messages import FLAG_CHECKPOINT, FLAG_FIRST_OF_SHAPE, FLAG_NOT_FI
 
 MEASURING_SHARE = 0.15
 """Most of a student's time that its evaluations take."""
-NAP_SECONDS = 0.4
-"""Longest single sleep: a longer idle lets a GPU clock down."""
 
 
 class Trainer:
@@ -158,18 +157,16 @@ class Trainer:
         if self.multires.form == "progressive" and self._only_the_plan_moved("resolution"):
             self._plan("resolution", edge)
         stage = self.knobs.whole("distill")
-        wanted, by = self.course.stage(self.budget_used, stage, self.verdict.move)
+        move = self.verdict.move if stage and self.config.stage_rule == "gated" else 0
+        wanted, by = self.course.stage(self.budget_used, stage, move)
         # back, too: a training resumed with a larger budget has a teacher to train before its students
         if wanted > stage or self._only_the_plan_moved("distill"):
             self._plan("distill", wanted, by)
 
     @property
     def verdict(self) -> Verdict:
-        """What the gate says of the present stage, from the evaluations since it began."""
-        stage = self.knobs.whole("distill")
-        since = max((change.step for change in self.knobs.changes if change.knob == "distill"), default=0)
-        gaps = [row.gap for row in self.evaluations if row.stage == stage and row.step >= since and not math.isnan(row.gap)]
-        return judge(self.config.bounds, gaps)
+        """What the gate says of the present stage."""
+        return self.course.verdict(self.knobs.whole("distill"), self.knobs.changes, self.evaluations)
 
     def _plan(self, name: str, value: float, by: str = "plan") -> None:
         if self._change(name, value, by):
@@ -202,11 +199,17 @@ class Trainer:
         self.stage_entered = self.budget_used
 
     def keep_student(self) -> None:
-        """Keep the student of the present stage, in memory to fall back to and, where there is a directory, as a file."""
+        """Keep the student of this stage, if any, to fall back to and, with a directory, as a file. Raises WriteError."""
         if self.stages.stage and self.stages.student is not None:
             weights = self.stages.keep()
             if self._out is not None:
                 students.save(self._out, self.stages, self.config, weights)
+
+    def finish_student(self) -> None:
+        """At the end: keep the student of the last stage, and let what is measured and drawn from now on be the one kept."""
+        self.keep_student()
+        if self.stages.stage in self.stages.kept:
+            self.stages.restore_student(self.stages.kept[self.stages.stage])
 
     def _limit_cache(self, value: float) -> None:
         mx.set_cache_limit(int(value))
@@ -315,14 +318,9 @@ class Trainer:
     def _slow_down(self, step_seconds: float, used_bytes: int) -> None:
         if self.injection is not None:
             extra = self.injection.extra_seconds(step_seconds, used_bytes, self._clock())
-            self._nap(extra)
+            nap(extra, self._sleep)
             step_seconds += extra
-        self._nap(step_seconds * (1 / self.knobs["pace"] - 1))
-
-    def _nap(self, seconds: float) -> None:
-        pieces = math.ceil(seconds / NAP_SECONDS)
-        for _ in range(pieces):
-            self._sleep(seconds / pieces)
+        nap(step_seconds * (1 / self.knobs["pace"] - 1), self._sleep)
 
     def _report(self, loss: float, took: float, memory: tuple[int, int, int], flags: int) -> None:
         active, cache, peak = memory

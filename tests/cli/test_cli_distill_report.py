@@ -8,31 +8,14 @@ import struct
 import pytest
 
 from autotuner.cli import main
+from tests.cli.digits import toml
 
-TEXT = """
-out = "here"
-[data]
-source = "digits"
-[budget]
-steps = 8
-[model]
-width = 16
-depth = 1
-patch = 2
-[training]
-batch = 16
-[knobs]
-micro_batch = 16
-micro_batches = [16]
-[distillation]
-student_ladder = [2, 1]
-teacher_share = 0.5
-[evaluation]
-evaluate_every_steps = 100
-quality_images = 32
-held_out_images = 32
-paired_images = 0
-"""
+TEXT = toml(
+    8,
+    micro_batches="[16]",
+    evaluation="paired_images = 0",
+    more="[distillation]\nstudent_ladder = [2, 1]\nteacher_share = 0.5",
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,28 +7,9 @@ import shutil
 import pytest
 
 from autotuner.cli import main
+from tests.cli.digits import toml
 
-TEXT = """
-out = "here"
-[data]
-source = "digits"
-[budget]
-steps = 20
-[model]
-width = 16
-depth = 1
-patch = 2
-[training]
-batch = 16
-[knobs]
-micro_batch = 16
-micro_batches = [8, 16]
-[evaluation]
-evaluate_every_steps = 100
-quality_images = 32
-held_out_images = 32
-paired_images = 0
-"""
+TEXT = toml(20, evaluation="paired_images = 0")
 
 
 @pytest.fixture(scope="module")

@@ -8,27 +8,9 @@ import signal
 import pytest
 
 from autotuner.cli import main
+from tests.cli.digits import toml
 
-TEXT = """
-out = "here"
-[data]
-source = "digits"
-[budget]
-steps = 6
-[model]
-width = 16
-depth = 1
-patch = 2
-[training]
-batch = 16
-[knobs]
-micro_batch = 16
-micro_batches = [8, 16]
-[evaluation]
-evaluate_every_steps = 3
-quality_images = 32
-held_out_images = 32
-"""
+TEXT = toml(6, evaluate_every_steps=3)
 
 
 @pytest.fixture

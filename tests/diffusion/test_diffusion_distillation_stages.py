@@ -317,3 +317,18 @@ def test_a_guided_answer_moves_away_from_the_one_without_a_label(make_trainer):
     guided = Guided(denoiser, 2, 3.0)(x, sigma, label)
     assert np.array(guided) == pytest.approx(np.array(untold + 3 * (told - untold)), abs=1e-5)
     assert np.array_equal(np.array(Guided(denoiser, 2, 1.0)(x, sigma, label)), np.array(told))
+
+
+def test_falling_back_reaches_every_average(make_trainer):
+    trainer = students_of(make_trainer, ema="power", student_ladder=(2,))
+    list(trainer.steps())
+    weights = trainer.stages.student.averaged * 0.5
+    trainer.stages.restore_student(weights)
+    assert np.array_equal(np.array(trainer.stages.student.averaged), np.array(weights))
+
+
+def test_files_that_are_no_students_are_not_counted(tmp_path):
+    (tmp_path / students.FOLDER).mkdir()
+    for name in ("steps-004.safetensors", "steps-many.safetensors", ".steps-002.77.safetensors"):
+        (tmp_path / students.FOLDER / name).write_bytes(b"")
+    assert students.known(tmp_path) == [4]

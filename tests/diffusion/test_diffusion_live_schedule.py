@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,24 @@ def test_previews_of_a_training_use_it(make_trainer, tmp_path):
     trainer.evaluator.samples = lambda *given: asked.append(given[-1]) or samples(*given)
     trainer._preview(tmp_path)
     assert np.array_equal(asked[0], trainer.schedule.grid(4))
+
+
+def test_a_network_that_gives_no_numbers_leaves_what_was_found_before(schedule, learned):
+    schedule.look(learned)
+    before = dict(schedule.found)
+    schedule.look(lambda x, sigma, label: x * float("nan"))
+    assert schedule.found == before
+    assert schedule.looks == 2
+
+
+def test_paths_of_large_images_are_fewer_or_none(tiny_config, stripes, clock):
+    def of(edge):
+        images = np.zeros((40, edge, edge, 3), np.uint8)
+        dataset = replace(stripes, images=images, labels=np.zeros(40, np.int32), _resized={})
+        return LiveSchedule(tiny_config, dataset, (4,), clock)
+
+    full, fewer, none = (of(edge).evaluations() for edge in (32, 128, 512))
+    assert fewer < full
+    assert none < fewer
+    assert of(128).due(1e9, 1e-6)
+    assert not of(512).due(1e9, 1e-6)

@@ -129,3 +129,11 @@ def test_the_pace_counts_the_batches_that_sampling_makes():
     assert pace.of(3) == 210
     assert latency.measure(denoise, (2, 2, 1), 5, clock=lambda: now).seconds == 5
     assert latency.measure(denoise, (2, 2, 1), 64, clock=lambda: now).seconds == 64
+
+
+def test_the_file_has_what_a_scheduler_of_diffusers_takes(tmp_path):
+    sigmas = betas.sigmas("scaled_linear")
+    written = json.loads(artefact.save(saved(), tmp_path, sigmas).read_text())["diffusers"]
+    assert written == artefact.as_diffusers(saved().table, sigmas)
+    assert written["sigmas"][-1] == 0
+    assert "timesteps" not in json.loads(artefact.save(saved(), tmp_path).read_text())["diffusers"]

@@ -10,6 +10,7 @@ from typing import Any
 from autotuner.diffusion import checkpoint
 from autotuner.diffusion.checkpoint import CheckpointError
 from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.distillation import students
 from autotuner.diffusion.trainer import Trainer
 from autotuner.errors import ConfigurationError
 
@@ -51,13 +52,13 @@ def configured(
     own: dict[str, Any] = {name: getattr(wanted, name) for name in FROM_THE_FILE if name in given}
     if to is not None:
         own["student_ladder"] = ladder(to)
-    elif "student_ladder" not in given:
+    elif not own.get("student_ladder"):  # a file that asks for a teacher alone says []
         own["student_ladder"] = ladder(FIRST_STEPS)
     config = replace(checkpoint.configuration(teacher), **own)
     return replace(
         config,
         teacher_share=0.0,
-        seconds=seconds or SHARE * document["seconds"],
+        seconds=SHARE * document["seconds"] if seconds is None else seconds,
         steps=None,
         quality_steps=own.get("quality_steps", config.student_ladder[-1]),
         quality_every=1,
@@ -75,3 +76,24 @@ def take_teacher(trainer: Trainer, path: Path) -> None:
         raise CheckpointError(f"{path}: its teacher has learned from no picture yet")
     checkpoint.restore_teacher(trainer, vectors, path)
     trainer.stages.images["teacher"] = document["learned"]["teacher"]
+
+
+def resume(trainer: Trainer, path: Path, teacher: Path) -> None:
+    """Continue the distillation in ``path``. Raises CheckpointError where it had other stages or ``teacher`` has changed."""
+    document, now = checkpoint.read(path)[1], checkpoint.read(teacher)[1]
+    was, ladder = tuple(document["config"]["student_ladder"]), trainer.config.student_ladder
+    if was != ladder:
+        raise CheckpointError(f"{path}: students of {was} steps, asked for are {ladder}; --restart begins anew")
+    if document["learned"]["teacher"] != now["learned"]["teacher"]:
+        raise CheckpointError(f"{path}: {teacher} has learned on since; --restart begins anew from what it is now")
+    checkpoint.restore(trainer, path)
+
+
+def set_aside(out: Path) -> None:
+    """Move an earlier distillation and its students out of the way, into the first free ``distilled.N`` beside them."""
+    found = [path for path in (out / FILE_NAME, out / students.FOLDER) if path.exists()]
+    if found:
+        folder = next(path for n in range(1, 10_000) if not (path := out / f"distilled.{n}").exists())
+        folder.mkdir()
+        for path in found:
+            path.rename(folder / path.name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotuner.diffusion import array_file
 from autotuner.diffusion.blas import mx
 from autotuner.errors import AutotunerError
 
@@ -42,35 +43,29 @@ def path_of(out: Path, steps: int) -> Path:
 
 def known(out: Path) -> list[int]:
     """Steps of the students in a run's directory, most first."""
-    return sorted((int(file.stem.partition("-")[2]) for file in (out / FOLDER).glob("steps-*.safetensors")), reverse=True)
+    names = (re.fullmatch(r"steps-(\d+)\.safetensors", file.name) for file in (out / FOLDER).glob("steps-*"))
+    return sorted((int(name[1]) for name in names if name), reverse=True)
 
 
 def save(out: Path, stages: Stages, config: TrainerConfig, weights: mx.array) -> Path:
-    """Write the student of the present stage, at once or not at all; an earlier one of as many steps is replaced."""
+    """Write the student of the present stage, an earlier one of as many steps is replaced. Raises WriteError."""
     path = path_of(out, stages.student_steps)
-    path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "steps": stages.student_steps,
         "images": stages.images["student"],
         "config": config.to_dict(),
         "data": stages.data,
     }
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.safetensors")
-    metadata = {"format": FORMAT, "student": json.dumps(document)}
-    mx.save_safetensors(str(draft), {"weights": weights}, metadata=metadata)
-    with draft.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    return path
+    return array_file.write(path, {"weights": weights}, {"format": FORMAT, "student": json.dumps(document)})
 
 
 def load(path: Path) -> Student:
     """Read a student's file. Raises StudentError."""
     try:
         loaded: Any = mx.load(str(path), return_metadata=True)
-        vectors, metadata = loaded
+        arrays, metadata = loaded
         document = json.loads(metadata["student"])
-        student = Student(vectors["weights"], int(document["steps"]), document)
+        student = Student(arrays["weights"], int(document["steps"]), document)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise StudentError(f"{path} is not a student's file: {error}") from None
     if metadata.get("format") != FORMAT:

@@ -84,12 +84,19 @@ def path_of(folder: Path, evaluations: int) -> Path:
     return folder / FOLDER / f"{evaluations}.json"
 
 
-def save(saved: Saved, folder: Path) -> Path:
-    """Write the schedule into the folder of its checkpoint, replacing one for as many evaluations."""
+def save(saved: Saved, folder: Path, sigmas: np.ndarray | None = None) -> Path:
+    """Write the schedule into the folder of its checkpoint, replacing one for as many evaluations.
+
+    The file also has what ``as_diffusers`` makes of it, with ``sigmas`` as there; null where no scheduler could walk it.
+    """
     path = path_of(folder, saved.table.evaluations)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(saved.to_dict(), indent=1) + "\n")
+    try:
+        grid = as_diffusers(saved.table, sigmas)
+    except ConfigurationError:
+        grid = None
+    draft.write_text(json.dumps({**saved.to_dict(), "diffusers": grid}, indent=1) + "\n")
     os.replace(draft, path)
     return path
 
