@@ -78,7 +78,7 @@ def _teacher(name: str, resolution: int, held_out: int, seconds: float) -> Train
     )
 
 
-STUDENTS: dict[str, Any] = {"student_ladder": (4, 2, 1), "student_learning_rate": 3e-4}
+STUDENTS: dict[str, Any] = {"student_ladder": (4, 2, 1), "student_learning_rate": 1e-3}
 SMALLER: dict[str, dict[str, Any]] = {
     f"depth-{depth}": {**STUDENTS, "student_model": {"depth": depth}, "student_ladder": (16, 4)} for depth in (2, 4)
 }

@@ -12,7 +12,7 @@ import math
 from autotuner.controller.window import Interval, RunWindow
 from autotuner.knobs import KNOB_NAMES
 
-OBSERVATION_VERSION = 1
+OBSERVATION_VERSION = 2
 """Changes whenever a feature's meaning, order or scale changes; artefacts of another version are refused."""
 
 PER_KNOB = ("declared", "position", "room_down", "room_up", "since_change")
@@ -37,6 +37,7 @@ FEATURES: tuple[str, ...] = (
     "memory_used",
     "memory_micro_batch_up",
     "memory_resolution_up",
+    "memory_trend",
     "pressure_known",
     "pressure",
     "swap_grew",
@@ -47,6 +48,9 @@ FEATURES: tuple[str, ...] = (
     "quality_known",
     "quality_level",
     "quality_slope",
+    "gap_known",
+    "gap",
+    "gap_slope",
     "sample_age",
     "machine_age",
     "not_finite",
@@ -69,6 +73,7 @@ def observe(window: RunWindow, now: float) -> tuple[float, ...]:
         *_memory(window),
         *_heat(window, now),
         *_quality(window),
+        *_gap(window),
         *_health(window, now),
     ]
     return tuple(features)
@@ -180,14 +185,16 @@ def _memory(window: RunWindow) -> tuple[float, ...]:
     pressure = window.machine.memory_pressure
     pressure_features = (0.0 if pressure is None else 1.0, (pressure or 0) / 2.0, 1.0 if window.swap_grew else 0.0)
     if limit is None or limit <= 0:
-        return 0.0, 0.0, 0.0, 0.0, *pressure_features
+        return 0.0, 0.0, 0.0, 0.0, 0.0, *pressure_features
     used = window.intervals[-1].used_bytes if window.intervals and window.intervals[-1].used_bytes else window.used
     ratios = [used / limit]
     for knob in ("micro_batch", "resolution"):
         positions = moved(window, knob, 1)
         predicted = predicted_bytes(window, positions) if positions else None
         ratios.append(predicted / limit if predicted is not None else 0.0)
-    return 1.0, *(_clip(ratio, 0.0, 1.5) for ratio in ratios), *pressure_features
+    shares = [i.memory_share for i in window.intervals if math.isfinite(i.memory_share)][-RECENT:]
+    trend = _clip((shares[-1] - shares[0]) * 2.0) if shares else 0.0
+    return 1.0, *(_clip(ratio, 0.0, 1.5) for ratio in ratios), trend, *pressure_features
 
 
 def _heat(window: RunWindow, now: float) -> tuple[float, ...]:
@@ -207,6 +214,15 @@ def _quality(window: RunWindow) -> tuple[float, ...]:
     level = math.log(qualities[-1].quality / qualities[0].quality) / 2.0
     slope = math.log(qualities[-1].quality / qualities[-2].quality) if len(qualities) > 1 else 0.0
     return 1.0, _clip(level), _clip(slope)
+
+
+def _gap(window: RunWindow) -> tuple[float, ...]:
+    """What the gate of the present stage reads: 0 is as good as the teacher; gaps of another stage do not compare."""
+    stage = int(window.value("distill", 0.0))
+    gaps = [e.gap for e in window.evaluations if e.gap > 0 and math.isfinite(e.gap) and e.stage == stage][-2:] if stage else []
+    if not gaps:
+        return 0.0, 0.0, 0.0
+    return 1.0, _clip(math.log(gaps[-1])), _clip(math.log(gaps[-1] / gaps[0]) * 2.0)
 
 
 def _health(window: RunWindow, now: float) -> tuple[float, ...]:

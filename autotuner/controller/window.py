@@ -42,6 +42,8 @@ class Interval:
     used_bytes: int
     not_finite: int
     thermal_level: int | None
+    memory_share: float = math.nan
+    """``used_bytes`` of what the run may use; NaN is unknown."""
 
 
 class RunWindow:
@@ -202,6 +204,7 @@ class RunWindow:
             used_bytes=self._interval_used,
             not_finite=self._not_finite,
             thermal_level=self.machine.thermal_level if now - self.machine.time < 3 * max(seconds, 5.0) else None,
+            memory_share=self._interval_used / self.limit_bytes if self._interval_used and self.limit_bytes else math.nan,
         )
 
     def rate_key(self) -> tuple[float, float, int]:

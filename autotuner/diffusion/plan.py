@@ -15,6 +15,8 @@ RISE = 0.1
 """Share of the second cycle in which its learning rate rises."""
 STAGE_RISE = 0.2
 """Share of a distillation stage in which its learning rate rises."""
+FULL_RATE_STEPS = 4
+"""Sampling steps from which on a student learns at its full rate."""
 RAMP_STEPS = 50
 """Optimizer steps over which a change of lr_scale is spread."""
 
@@ -65,6 +67,15 @@ def student_rate(stage_progress: float) -> float:
     """
     progress = min(max(stage_progress, 0.0), 1.0)
     return max(min(progress / STAGE_RISE, 1.0) * (1 - progress), FINAL)
+
+
+def fewer_steps(steps: int) -> float:
+    """Factor on the rate of a student of ``steps`` sampling steps: in proportion below FULL_RATE_STEPS.
+
+    Each step then has a larger part of the path to learn at once, and the gradients differ more from batch to batch: at one
+    step the rate that is best for four makes the student worse.
+    """
+    return min(1.0, steps / FULL_RATE_STEPS)
 
 
 def ramped(current: float, target: float, step_factor: float = 2.0 ** (1 / RAMP_STEPS)) -> float:

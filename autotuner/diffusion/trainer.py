@@ -157,7 +157,7 @@ class Trainer:
         if self.multires.form == "progressive" and self._only_the_plan_moved("resolution"):
             self._plan("resolution", edge)
         stage = self.knobs.whole("distill")
-        move = self.verdict.move if stage and self.config.stage_rule == "gated" else 0
+        move = self.verdict.move if stage and self._gates else 0
         wanted, by = self.course.stage(self.budget_used, stage, move)
         # back, too: a training resumed with a larger budget has a teacher to train before its students
         if wanted > stage or self._only_the_plan_moved("distill"):
@@ -197,6 +197,8 @@ class Trainer:
         if 0 < value < before and value in self.stages.kept:
             self.stages.restore_student(self.stages.kept[int(value)])
         self.stage_entered = self.budget_used
+        if self._gates and value:  # a student that can do it as it is should not be taught it
+            self._evaluated_at = -math.inf
 
     def keep_student(self) -> None:
         """Keep the student of this stage, if any, to fall back to and, with a directory, as a file. Raises WriteError."""
@@ -353,13 +355,24 @@ class Trainer:
 
     @property
     def _patience(self) -> float:
-        """Seconds between two evaluations of a student below which measuring for its gate would take too much of the time."""
+        """Seconds between two evaluations of a student below which measuring for its gate would take too much of the time.
+
+        None are waited for where the last one passed: the next may end the stage.
+        """
         last = self.evaluations[-1] if self.evaluations and self.stages.stage else None
-        return last.took_seconds / MEASURING_SHARE if last is not None else 0.0
+        ends = self._gates and self.stages.stage < self.course.stages
+        if last is None or (ends and last.gap <= self.course.gate.advance):
+            return 0.0
+        return last.took_seconds / MEASURING_SHARE
+
+    @property
+    def _gates(self) -> bool:
+        """Whether it is the gate that ends stages."""
+        return self.config.stage_rule == "gated" and not self.run.guided
 
     def evaluate(self, with_quality: bool) -> Evaluated:
         """Measure now, tell the hook, and save a preview when there is a directory for it."""
-        self._evaluated_at = self.seconds
+        entering, self._evaluated_at = math.isinf(self._evaluated_at), self.seconds
         began = self._clock()
         measured = self.evaluator.measure(self.step, self.seconds, self.images, with_quality)
         if self._out is not None:
@@ -369,7 +382,8 @@ class Trainer:
         self.peak_bytes = max(self.peak_bytes, mx.get_peak_memory())
         measured = replace(measured, took_seconds=self._clock() - began)
         self.evaluations.append(measured)
-        self.stages.saw(measured.gap)
+        if not entering:  # a student that has learned nothing yet must not be the one that is kept
+            self.stages.saw(measured.gap)
         self.run.evaluation(
             measured.step,
             measured.held_out_loss,

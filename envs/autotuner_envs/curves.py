@@ -66,6 +66,8 @@ class Distillation:
     """What a long stage 1, 2, ... reaches, relative to the undistilled teacher."""
     images: float = 12000.0
     """Images in which the student covers 63 % of the way."""
+    many_steps: float = 0.45
+    """Quality of the teacher in many steps, relative to the undistilled teacher at the target steps."""
 
     def undistilled(self, loss: float) -> float:
         """Quality of the teacher itself at the target steps."""
@@ -74,6 +76,10 @@ class Distillation:
     def floor(self, stage: int) -> float:
         """Relative quality that ``stage`` tends to; stages beyond the table stay at the last."""
         return self.floors[min(stage, len(self.floors)) - 1]
+
+    def gap(self, ratio: float) -> float:
+        """What a gate reads of a student with this relative quality: its distance over its teacher's in many steps."""
+        return ratio / self.many_steps
 
     def moved(self, ratio: float, stage: int, images: float) -> float:
         """The student's relative quality after ``images`` more in ``stage``."""

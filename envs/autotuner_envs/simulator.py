@@ -298,7 +298,8 @@ class Simulator:
         return (self.held_out_loss() - self.state.transient) * self._ratio() ** 0.3 * noise
 
     def _evaluate(self, records: list[Record], stage: int, factor: float) -> None:
-        state, cost = self.state, self.scenario.evaluation
+        state, scenario = self.state, self.scenario
+        cost = scenario.evaluation
         state.evaluations += 1
         state.next_evaluation += self._evaluation_interval
         with_quality = state.evaluations % QUALITY_EVERY == 0
@@ -310,9 +311,10 @@ class Simulator:
         state.owed_seconds += seconds * factor
         loss = self.held_out_loss() * math.exp(self._random.gauss(0.0, _EVALUATION_NOISE))
         quality = self.quality() * math.exp(self._random.gauss(0.0, 0.02)) if with_quality else NAN
+        gap = scenario.distillation.gap(quality / state.student_base) if with_quality and stage else NAN
         if not self._in_gap():
             steps = QUALITY_STEPS if with_quality else 0
-            records.append(Evaluation(int(state.step), state.time, loss, quality, steps, seconds * factor, stage))
+            records.append(Evaluation(int(state.step), state.time, loss, quality, steps, seconds * factor, stage, gap))
 
     def _in_gap(self) -> bool:
         elapsed = self.elapsed

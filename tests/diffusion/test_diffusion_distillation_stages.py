@@ -15,7 +15,7 @@ from autotuner.diffusion.distillation.inherit import inherit
 from autotuner.diffusion.evaluation import Evaluated
 from autotuner.diffusion.guidance import Guided
 from autotuner.diffusion.sample import solve, student_schedule
-from autotuner.diffusion.trainer import Trainer
+from autotuner.diffusion.trainer import MEASURING_SHARE, Trainer
 from autotuner.errors import ConfigurationError
 
 NAN = float("nan")
@@ -48,6 +48,28 @@ def test_a_stage_ends_early_when_its_student_is_as_good_as_the_teacher(make_trai
     assert trainer.stages.stage == 2
     assert moves(trainer)[-1][1:] == (2, "gate")
     assert 1 in trainer.stages.kept
+
+
+def test_a_student_that_passes_as_it_enters_is_asked_again_at_the_next_chance_and_let_through(make_trainer, clock):
+    """Every second of measuring asks for patience; a gap that passes waives it, a gap that does not keeps it."""
+    clock.tick = 1.0
+    settings = {"steps": None, "seconds": 4000.0, "evaluate_every_seconds": 5.0, "evaluate_every_steps": None}
+    trainer = students_of(make_trainer, **settings)
+    took, gaps = [], iter([1.0, 1.0, 1.3, 1.3, 1.3])
+    trainer.evaluator.measure = lambda step, seconds, images, with_quality: Evaluated(
+        step, seconds, images, 0.1, 1.0, 4, "student", 0.0, trainer.stages.stage, next(gaps) if trainer.stages.stage else NAN
+    )
+    for progress in trainer.steps():
+        if progress.stage and progress.evaluation is not None:
+            took.append((progress.stage, trainer.seconds))
+        if len(took) == 4:
+            break
+    entered = {int(c.new): c.seconds for c in trainer.knobs.changes if c.knob == "distill"}
+    assert [stage for stage, _ in took] == [1, 1, 2, 2]
+    assert took[0][1] - entered[1] < 20  # as soon as it began
+    assert took[1][1] - took[0][1] < 20  # the interval and a step, no more
+    assert took[2][1] - entered[2] < 20
+    assert took[3][1] - took[2][1] >= trainer.evaluations[-2].took_seconds / MEASURING_SHARE  # back to its patience
 
 
 def test_no_stage_lasts_longer_than_its_equal_part(make_trainer):

@@ -337,6 +337,7 @@ def test_the_plan_is_a_function_of_the_budget_alone():
     assert plan.student_rate(0.5) == 0.5
     assert plan.student_rate(0.0) == plan.FINAL  # a stage begins gently: the optimizer remembers smaller gradients
     assert plan.student_rate(0.1) == pytest.approx(0.45)
+    assert [plan.fewer_steps(steps) for steps in (16, 4, 2, 1)] == [1.0, 1.0, 0.5, 0.25]
 
 
 def test_an_image_set_of_another_size_and_colour_trains(tiny_config):
