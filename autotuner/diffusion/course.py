@@ -72,7 +72,8 @@ class Course:
         """Of whoever learns, without the knob."""
         config = self.config
         if stage:
-            return config.student_learning_rate * plan.fewer_steps(config.student_ladder[stage - 1]) * plan.student_rate(progress)
+            peak = config.student_learning_rate * plan.fewer_steps(config.student_ladder[stage - 1])
+            return peak * plan.student_rate(progress)
         warm_up, share = 0.0 if config.warm_up_steps else config.warm_up, config.teacher_share
         rate = plan.teacher_rate(budget_used, self.stages, warm_up, share) * self._views.rate(budget_used)
         if self.stages:
