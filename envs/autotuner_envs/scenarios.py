@@ -115,18 +115,25 @@ def _bursts(scenario: Scenario, random: np.random.Generator) -> Scenario:
     return replace(scenario, bursts=tuple(spans))
 
 
-def _start(name: str, positions: tuple[int, ...]) -> Change:
-    """The script starts ``name`` badly: at one of these positions of its ladder."""
+def _start(name: str, positions: tuple[int, ...], values: tuple[float, ...] = ()) -> Change:
+    """The script starts ``name`` badly: at one of these positions of its ladder, or of ``values``."""
 
     def change(scenario: Scenario, random: np.random.Generator) -> Scenario:
         position = positions[int(random.integers(len(positions)))]
-        ladder = LADDERS[name]
+        ladder = values or LADDERS[name]
         bad = declare(name, ladder[position], ladder)
         others = tuple(knob for knob in scenario.declaration.knobs if knob.name != name)
         fixed = {key: value for key, value in scenario.fixed.items() if key != name}
         return replace(scenario, declaration=replace(scenario.declaration, knobs=(bad, *others)), fixed=fixed)
 
     return change
+
+
+def _poor_density(scenario: Scenario, random: np.random.Generator) -> Scenario:
+    """The script draws its noise levels where they teach little (how little is assumed, not recorded)."""
+    scenario = _start("timestep_density", (2,))(scenario, random)
+    first, second, _, *more = scenario.density_efficiency
+    return replace(scenario, density_efficiency=(first, second, float(random.uniform(0.4, 0.7)), *more))
 
 
 def _costly_previews(scenario: Scenario, random: np.random.Generator) -> Scenario:
@@ -170,6 +177,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("gaps", _SEEN, _gaps, "telemetry stops for a while as memory is taken"),
     Family("memory_returned", ("validation", "test"), _memory_taken(True), "another program takes memory and gives it back"),
     Family("costly_previews", ("validation", "test"), _costly_previews, "previews take a tenth of the time and more"),
+    Family(
+        "learning_rate", _SEEN, _start("lr_scale", (0, 3), (0.25, 0.5, 1.0, 2.0)), "the script's learning rate is far off"
+    ),
+    Family("poor_density", ("validation", "test"), _poor_density, "the script draws noise levels that teach little"),
     Family("long", ("validation", "test"), _budget(5400.0, 28800.0), "a budget of hours, decided on once a minute"),
     Family("leak", ("test",), _leak, "the run's memory grows without end"),
     Family(
@@ -189,6 +200,12 @@ FAMILIES: tuple[Family, ...] = (
 _BY_NAME = {family.name: family for family in FAMILIES}
 SEEDS = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
 """First seed of each split; splits never share a seed."""
+
+
+CALM = ("stationary", "noisy", "small_model", "large_model", "short", "long")
+"""Families in which nothing changes under a run that was set up well."""
+BAD_STARTS = ("small_micro_batch", "low_resolution", "costly_previews", "learning_rate", "poor_density")
+"""Families whose scripts chose a knob badly."""
 
 
 def families(split: str) -> tuple[str, ...]:
