@@ -298,7 +298,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--datasets", nargs="+", choices=SUITES, default=list(SUITES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="of the stages")
     parser.add_argument("--share", type=float, default=0.45, help="of the teacher's time that the students get")
-    parser.add_argument("--stage-seconds", type=float, default=150.0)
+    parser.add_argument("--stage-seconds", type=float, default=100.0)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="everything small: ten minutes, no result")
     return parser.parse_args()
