@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 
 from autotuner.controller.decision import Change, Decision
+from autotuner.controller.observation import OBSERVATION_VERSION
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.runs import MonitoredRun
 from autotuner.errors import AutotunerError
@@ -111,7 +112,7 @@ def _decision_record(run_id: str, decision: Decision, mode: str, moment: Moment)
     return DecisionRecord(
         run_id, moment.unix, mode, decision.action, decision.reason, decision.what, decision.why, decision.policy,
         decision.vetoed, len(decision.changes), decision.predicted_bytes, json.dumps(decision.positions),
-        "".join("01"[allowed] for allowed in decision.mask), json.dumps(observation),
+        "".join("01"[allowed] for allowed in decision.mask), json.dumps(observation), OBSERVATION_VERSION,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from autotuner.journal.records import (
     DecisionRecord,
     EvaluationRecord,
     MachineRecord,
+    ModeRecord,
     PinRecord,
     QuarantineRecord,
     RunRecord,
@@ -115,6 +116,10 @@ class Reader:
     def advice(self, run_id: str | None = None) -> list[AdviceRecord]:
         """Standing advice for one run, or for all."""
         return self._select(AdviceRecord, "?1 IS NULL OR run_id = ?1", (run_id,), "last_unix")
+
+    def modes(self) -> list[ModeRecord]:
+        """Modes that the daemon took by itself."""
+        return self._select(ModeRecord, "1", (), "time_unix")
 
     def _select(
         self, record: type[Record], condition: str, arguments: tuple[Any, ...], order: str, last: int | None = None

@@ -43,6 +43,10 @@ class RunRecord:
     """Knob values in force at the last sample, in the order of the declaration."""
     not_finite_steps: int = 0
     lost_records: int = 0
+    arm: str = ""
+    """``treated`` or ``held_out`` (left at the script's own values), drawn when the run was discovered; empty is neither."""
+    served_policy: str = ""
+    """The daemon's policy then, with the beginning of its artefact's hash: what the two arms compare."""
 
     @property
     def declaration(self) -> Declaration:
@@ -120,6 +124,8 @@ class DecisionRecord:
     mask: str = ""
     """One character an action: 1 is allowed."""
     observation_json: str = "[]"
+    observation_version: int = 0
+    """What the observation's numbers mean; 0 is unknown."""
     decision_id: int | None = None
 
 
@@ -220,6 +226,17 @@ class AdviceRecord:
     why: str
     first_unix: float
     last_unix: float
+
+
+@dataclass(frozen=True)
+class ModeRecord:
+    """The daemon took another mode than it was configured with."""
+
+    time_unix: float
+    mode: str
+    served_policy: str
+    """The policy that lost, as in ``RunRecord.served_policy``."""
+    why: str
 
 
 def model_key(declaration: Declaration) -> str:

@@ -16,13 +16,14 @@ from autotuner.journal.records import (
     DecisionRecord,
     EvaluationRecord,
     MachineRecord,
+    ModeRecord,
     PinRecord,
     QuarantineRecord,
     RunRecord,
     TelemetryRecord,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_MILLISECONDS = 2000
 CHECKED_BYTES = 64 * 2**20
 """Files up to this size are checked page by page when they are opened; beyond it that would delay the start."""
@@ -76,6 +77,7 @@ TABLES: tuple[Table, ...] = (
     Table("pins", PinRecord, ("run_id", "knob")),
     Table("quarantine", QuarantineRecord, ("model", "values_json")),
     Table("advice", AdviceRecord, ("advice_id",)),
+    Table("modes", ModeRecord, ("time_unix",)),
 )
 TABLE_OF: dict[type, Table] = {table.record: table for table in TABLES}
 
