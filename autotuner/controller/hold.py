@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from autotuner.controller.actions import HOLD
 from autotuner.controller.policy import Choice
+from autotuner.controller.window import RunWindow
 
 
 class Hold:
@@ -13,6 +14,6 @@ class Hold:
 
     name = "hold"
 
-    def choose(self, observation: Sequence[float], mask: Sequence[bool]) -> Choice:
+    def choose(self, observation: Sequence[float], mask: Sequence[bool], window: RunWindow) -> Choice:
         """Hold."""
         return Choice(HOLD, "hold")

@@ -16,6 +16,7 @@ from safetensors.numpy import load
 from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD
 from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
 from autotuner.controller.policy import Choice
+from autotuner.controller.window import RunWindow
 from autotuner.errors import ArtefactError
 from autotuner.knobs import KNOB_NAMES
 
@@ -63,7 +64,7 @@ class Learned:
         second = np.tanh(w["pi.1.weight"] @ first + w["pi.1.bias"])
         return w["action.weight"] @ second + w["action.bias"], first, second
 
-    def choose(self, observation: Sequence[float], mask: Sequence[bool]) -> Choice:
+    def choose(self, observation: Sequence[float], mask: Sequence[bool], window: RunWindow | None = None) -> Choice:
         """The allowed action with the largest logit, with its probability and the features that speak for it."""
         x = np.asarray(observation, dtype=np.float64)
         if not np.isfinite(x).all():

@@ -192,7 +192,7 @@ class ControlLoop:
         if moves:
             return self._decision(now, HOLD, moves, reason, "", "guard", mask, observation)
         if choice is None:
-            choice = self.policy.choose(observation, mask)
+            choice = self.policy.choose(observation, mask, self.window)
         return self._decision_for(choice, now, mask, observation)
 
     def _emergency(self, now: float) -> tuple[str, dict[str, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from autotuner.controller.actions import HOLD, action_index
 from autotuner.controller.observation import FEATURES
 from autotuner.controller.policy import Choice
+from autotuner.controller.window import RunWindow
 
 COARSE_UNTIL = 0.06
 """Share of the budget in which resolution steps down; later it steps back up."""
@@ -31,7 +32,7 @@ class Rules:
 
     name = "rules"
 
-    def choose(self, observation: Sequence[float], mask: Sequence[bool]) -> Choice:
+    def choose(self, observation: Sequence[float], mask: Sequence[bool], window: RunWindow) -> Choice:
         """The first rule that has something to say and is allowed to."""
 
         def see(feature: str) -> float:

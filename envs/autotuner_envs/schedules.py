@@ -69,7 +69,7 @@ PLANS: tuple[Schedule, ...] = tuple(
 def of_policy(policy: Policy) -> Chooser:
     """A product policy as a chooser."""
     return lambda env, observation, mask: (
-        policy.choose(tuple(float(x) for x in observation), tuple(bool(x) for x in mask)).action
+        policy.choose(tuple(float(x) for x in observation), tuple(bool(x) for x in mask), env.loop.window).action
     )
 
 

@@ -42,6 +42,14 @@ def write_artefact(directory, seed=0, **card):
     return directory
 
 
+def a_window():
+    """A run some decisions old."""
+    bench = make_bench()
+    for _ in range(6):
+        bench.turn()
+    return bench.loop.window
+
+
 @pytest.fixture(params=["hold", "rules", "learned"])
 def policy(request, tmp_path):
     if request.param == "learned":
@@ -52,18 +60,19 @@ def policy(request, tmp_path):
 def test_every_policy_keeps_the_contract(policy):
     """Deterministic, always legal, and with a reason from the table, over 300 random observations and masks."""
     rng = np.random.default_rng(1)
+    window = a_window()
     for _ in range(300):
         observation = tuple(rng.uniform(-1, 1, len(FEATURES)))
         mask = (True, *(bool(x) for x in rng.random(ACTION_COUNT - 1) < 0.5))
-        choice = policy.choose(observation, mask)
-        assert choice == policy.choose(observation, mask)
+        choice = policy.choose(observation, mask, window)
+        assert choice == policy.choose(observation, mask, window)
         assert mask[choice.action]
         assert choice.reason in REASONS
 
 
 def test_every_policy_holds_when_nothing_else_is_legal(policy):
     mask = (True, *(False,) * (ACTION_COUNT - 1))
-    assert policy.choose((0.5,) * len(FEATURES), mask).action == HOLD
+    assert policy.choose((0.5,) * len(FEATURES), mask, a_window()).action == HOLD
 
 
 def test_rules_take_memory_back_in_small_steps_and_return_it_slowly():

@@ -28,7 +28,7 @@ class Wishes:
     def __init__(self, knob: str = "micro_batch", step: int = -1) -> None:
         self.action = action_index(knob, step)
 
-    def choose(self, observation, mask) -> Choice:
+    def choose(self, observation, mask, window) -> Choice:
         return Choice(self.action, "policy", "the test wants it") if mask[self.action] else Choice(0, "hold")
 
 
