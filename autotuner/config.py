@@ -38,6 +38,8 @@ class Config:
     decision_seconds: float = 0.0
     """Seconds between two decisions of a run; 0 derives it from the run's budget."""
     changes_per_hour: int = 240
+    holdout: float = 0.1
+    """Share of runs that is left at the script's own values, to measure what the daemon gains; 0 measures nothing."""
     retention_days: float = 30.0
     propose_seconds: float = 3600.0
     """How often the next architecture is proposed, besides after each finished run."""
@@ -55,6 +57,7 @@ _RANGES = {
     "tick_seconds": (0.05, 60.0),
     "decision_seconds": (0.0, 3600.0),
     "changes_per_hour": (0, 100000),
+    "holdout": (0.0, 0.5),
     "retention_days": (0.0, 36500.0),
     "propose_seconds": (1.0, 1e7),
 }

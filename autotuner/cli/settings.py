@@ -19,6 +19,7 @@ _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("tick-seconds", "S", "seconds between two looks"),
     ("decision-seconds", "S", "seconds between two decisions of a run; 0 derives it from the run's budget"),
     ("changes-per-hour", "N", "most changes of one run in an hour"),
+    ("holdout", "SHARE", "share of runs left at the script's own values, to measure the gain; 0 measures nothing"),
     ("retention-days", "DAYS", "how long telemetry, decisions and run directories are kept"),
     ("propose-seconds", "S", "seconds between two proposals of an architecture"),
     ("injected-readings", "FILE", "scripted heat and memory of an experiment"),

@@ -74,6 +74,11 @@ def _lines(document: dict[str, Any], address: Address | None, advice: list[Advic
     yield f"sensors  {len(document['sensors']) - len(silent)} of {len(document['sensors'])} answer"
     for problem in document.get("problems", ()):
         yield f"!        {problem}"
+    if gain := document.get("gain"):
+        yield (
+            f"gain     {gain['ratio']:+.0%} of the time to the same held-out loss, 95 % interval {gain['low']:+.0%} to "
+            f"{gain['high']:+.0%} ({gain['treated']} tuned runs, {gain['held_out']} held out)"
+        )
     for line in advice:
         yield f"advice   {line.advice_id}  {line.run_id}: {line.what}: {line.why}"
     runs = document["runs"]
@@ -81,7 +86,7 @@ def _lines(document: dict[str, Any], address: Address | None, advice: list[Advic
     yield _run_table(runs) if runs else "no training run is live; a script that calls autotuner.hook.attach() appears here"
     for run in runs:
         yield ""
-        yield f"{run['run_id']}"
+        yield f"{run['run_id']}" + ("  held out: left at its script's own values" if run.get("held_out") else "")
         yield _knob_table(run["knobs"]) if run["knobs"] else "  offers no knobs"
         if run["last_what"]:
             yield f"  last: {run['last_what']}: {run['last_why']}"

@@ -17,6 +17,7 @@ REASONS: dict[str, str] = {
     "restore": "the run must end at the resolution that its script chose",
     "time_to_distill": "the rest of the budget is what the student needs",
     "previews_cost": "previews and evaluations take too large a share of the time",
+    "held_out": "this run is left at its script's own values, to measure what Autotuner gains",
     "pinned": "you pinned this knob",
     # why a wish was refused
     "not_declared": "the script does not offer this knob",

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from autotuner.daemon.snapshot import KnobSnapshot, RunSnapshot, SensorSnapshot, Snapshot
+from autotuner.daemon.snapshot import GainSnapshot, KnobSnapshot, RunSnapshot, SensorSnapshot, Snapshot
 from autotuner.messages import MachineState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -57,6 +57,11 @@ def _framework_bytes(read: Callable[[RunSnapshot], int]) -> Callable[[RunSnapsho
     return lambda run: read(run) if run.active_bytes or run.peak_bytes else None
 
 
+def _gain(read: Callable[[GainSnapshot], float]) -> Callable[[Tick], float | None]:
+    """Nothing while too few runs have ended to tell a gain."""
+    return lambda tick: read(tick.snapshot.gain) if tick.snapshot.gain else None
+
+
 DAEMON: tuple[Row[Tick], ...] = (
     Row("uptime_seconds", "gauge", "Time since the daemon started.", lambda t: t.snapshot.unix_time - t.snapshot.started_unix),
     Row("tick_seconds", "gauge", "Duration of the last tick's work.", lambda t: t.snapshot.tick_seconds),
@@ -66,6 +71,11 @@ DAEMON: tuple[Row[Tick], ...] = (
         "problems", "gauge", "What keeps the daemon from doing all it was told; 0 is good.", lambda t: len(t.snapshot.problems)
     ),
     Row("journal_bytes", "gauge", "Size of the journal on disk.", lambda t: t.snapshot.journal_bytes),
+    Row("holdout_runs", "gauge", "Ended runs that were left at their script's values.", lambda t: t.snapshot.holdout_runs),
+    Row("gain_ratio", "gauge", "Share of time that tuned runs save to the same held-out loss.", _gain(lambda g: g.ratio)),
+    Row("gain_ratio_low", "gauge", "Lower end of the gain's 95 % bootstrap interval.", _gain(lambda g: g.low)),
+    Row("gain_ratio_high", "gauge", "Upper end of the gain's 95 % bootstrap interval.", _gain(lambda g: g.high)),
+    Row("demoted", "gauge", "Whether it only advises, as it loses by its own measurement.", lambda t: t.snapshot.demoted),
     Row(
         "runs_not_exported",
         "gauge",

@@ -13,6 +13,7 @@ from autotuner.daemon.adoption import adopt, apply_pins
 from autotuner.daemon.delivery import decide, hold_pinned_values
 from autotuner.daemon.discovery import Found
 from autotuner.daemon.ending import end, outcome_of
+from autotuner.daemon.holdout import HELD_OUT, Holdout, Untouched
 from autotuner.daemon.log import get_log
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.run_files import RunFiles
@@ -40,6 +41,7 @@ class Roster:
         """``freeze`` hears of a journal that fails, ``ended`` of each run that has ended."""
         self.live: dict[str, MonitoredRun] = {}
         self.policy = policy
+        self.holdout = Holdout(config, policy, journal)
         self.ended = ended
         self._config = config
         self._journal = journal
@@ -53,11 +55,17 @@ class Roster:
         if found.declaration is None:
             self._log.warning("run_ignored", directory=found.directory.name, why=found.problem)
             return True
-        interval = self._config.decision_seconds or None
-        loop = ControlLoop(found.declaration, self.policy, self._limits, interval)
-        run = MonitoredRun(found.declaration, RunFiles(found.directory), loop, self._journal)
         try:
-            adopt(run, machine, self._config.mode, moment)
+            arm = self.holdout.arm(found.declaration.run_id, self.live)
+        except JournalError as error:
+            self._freeze(error)
+            return False
+        policy = Untouched() if arm == HELD_OUT else self.policy
+        loop = ControlLoop(found.declaration, policy, self._limits, self._config.decision_seconds or None)
+        run = MonitoredRun(found.declaration, RunFiles(found.directory), loop, self._journal)
+        run.arm, run.served_policy = arm, self.holdout.served
+        try:
+            adopt(run, machine, self.holdout.mode, moment)
         except JournalError as error:
             self._freeze(error)
             run.files.close()
@@ -90,7 +98,7 @@ class Roster:
     def write_down(self, moment: Moment) -> None:
         """Tell a new journal of the runs that are live and of their pins."""
         for run in self.live.values():
-            self._journal.write(run.record(moment, self._config.mode))
+            self._journal.write(run.record(moment, self.holdout.mode))
             held = {pin.knob: pin for pin in run.pins}
             for knob, origin in run.loop.pinned.items():
                 self._journal.pin(held.get(knob, PinRecord(run.run_id, knob, None, origin, moment.unix)))
@@ -116,13 +124,14 @@ class Roster:
             return
         run.loop.machine(machine)
         run.measure(moment)
-        run.files.heartbeat(moment.now, "observe" if frozen else self._config.mode)
+        mode = self.holdout.mode
+        run.files.heartbeat(moment.now, "observe" if frozen else mode)
         if frozen or run.files.problem:
             return
-        if self._config.mode == "act":
+        if mode == "act":
             hold_pinned_values(run, run.pins, moment)
         if run.loop.due(moment.now):
-            decide(run, self._config.mode, moment)
+            decide(run, mode, moment)
 
     def _see_off(self, run: MonitoredRun, outcome: str, moment: Moment) -> None:
         run.listen(moment)  # what it wrote between the last look and its end
@@ -130,6 +139,7 @@ class Roster:
         end(run, outcome_of(run) or outcome, moment)
         del self.live[run.run_id]
         self._past.append(run)
+        self.holdout.stale = True
         self.ended()
 
     @contextlib.contextmanager

@@ -42,6 +42,9 @@ class MonitoredRun:
         self.files = files
         self.loop = loop
         self.journal = journal
+        self.arm = ""
+        """``treated``, ``held_out`` or neither (see ``holdout``)."""
+        self.served_policy = loop.policy.name
         self.log = get_log().bind(run=declaration.run_id)
         self.pins: list[PinRecord] = []
         """Pins that hold a value."""
@@ -190,7 +193,7 @@ class MonitoredRun:
             policy=decision.policy if decision else self.loop.policy.name,
             last_what=decision.what if decision else "", last_why=decision.why if decision else "",
             decisions=self.decisions, changes=dict(self.changes), vetoes=dict(self.vetoes),
-            lost_records=self.files.lost, **shared,
+            lost_records=self.files.lost, held_out=self.arm == "held_out", **shared,
         )  # fmt: skip
 
     def _knobs(self) -> Iterable[KnobSnapshot]:
@@ -205,6 +208,7 @@ class MonitoredRun:
             self.declaration.to_json(), self.declaration.created_unix, moment.unix,
             self.loop.policy.name, mode,
             memory_available_bytes=self.loop.window.machine.memory_available_bytes,
+            arm=self.arm, served_policy=self.served_policy,
         )  # fmt: skip
 
     def keep_totals(self, moment: Moment) -> None:

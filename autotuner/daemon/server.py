@@ -12,13 +12,14 @@ from typing import Protocol
 from autotuner.config import Config
 from autotuner.daemon.address import Address, remove_address, write_address
 from autotuner.daemon.discovery import Discovery
+from autotuner.daemon.holdout import HELD_OUT
 from autotuner.daemon.lock import InstanceLock
 from autotuner.daemon.log import get_log
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.policies import resolve_policy, shipped_artefacts
 from autotuner.daemon.roster import Roster
 from autotuner.daemon.runs import MonitoredRun
-from autotuner.daemon.snapshot import SensorSnapshot, Snapshot
+from autotuner.daemon.snapshot import GainSnapshot, SensorSnapshot, Snapshot
 from autotuner.daemon.version import product_version
 from autotuner.errors import JournalError
 from autotuner.journal import Journal, MachineRecord, journal_path
@@ -112,6 +113,7 @@ class Daemon:
         if self.live:
             self.journal.write(_machine_record(machine, moment))
         self._commit()
+        self._judge(moment)
         self.snapshot = self._snapshot(machine, moment, time.perf_counter() - began)
 
     def stop(self, moment: Moment) -> None:
@@ -149,6 +151,14 @@ class Daemon:
         except JournalError as error:
             self._freeze(error)
 
+    def _judge(self, moment: Moment) -> None:
+        if self.frozen:
+            return
+        try:
+            self.roster.holdout.judge(moment)
+        except JournalError as error:
+            self._freeze(error)
+
     def _freeze(self, error: JournalError) -> None:
         if not self.frozen:
             self._log.error("frozen", why=str(error))
@@ -174,13 +184,17 @@ class Daemon:
 
     def _snapshot(self, machine: MachineState, moment: Moment, tick_seconds: float) -> Snapshot:
         statuses = self._machine.statuses(moment.now)
+        holdout = self.roster.holdout
+        gain = GainSnapshot(**vars(holdout.gain)) if holdout.gain else None
+        problems = (self.frozen and f"nothing is changed: {self.frozen}", self._policy_problem, holdout.problem)
         return Snapshot(
-            unix_time=moment.unix, started_unix=self._start_unix, version=self._version, mode=self.config.mode,
+            unix_time=moment.unix, started_unix=self._start_unix, version=self._version, mode=holdout.mode,
             policy=self.roster.policy.name, machine=machine,
             tick_seconds=tick_seconds, tick_interval_seconds=self.config.tick_seconds,
             sensors=tuple(SensorSnapshot(s.name, s.source, s.up, s.seconds, s.age_seconds, s.reason) for s in statuses),
             runs=self.roster.snapshots(), journal_bytes=self.journal.size_bytes(),
-            problems=tuple(filter(None, (self.frozen and f"nothing is changed: {self.frozen}", self._policy_problem))),
+            gain=gain, holdout_runs=holdout.counts[HELD_OUT], demoted=bool(holdout.demoted),
+            problems=tuple(filter(None, problems)),
         )  # fmt: skip
 
 

@@ -57,6 +57,8 @@ class RunSnapshot:
     not_finite_steps: int = 0
     lost_records: int = 0
     """Ring records overwritten before the daemon read them."""
+    held_out: bool = False
+    """Left at its script's own values, to measure the gain."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,17 @@ class SensorSnapshot:
     age_seconds: float
     reason: str = ""
     """Why there is no value; empty when there is."""
+
+
+@dataclass(frozen=True)
+class GainSnapshot:
+    """Share of time saved on the way to the same held-out loss, treated runs against held-out ones; with its interval."""
+
+    ratio: float
+    low: float
+    high: float
+    treated: int
+    held_out: int
 
 
 @dataclass(frozen=True)
@@ -90,5 +103,11 @@ class Snapshot:
     journal_bytes: int = 0
     tick_interval_seconds: float = 1.0
     """Planned time from one tick to the next: how old a healthy snapshot may be."""
+    gain: GainSnapshot | None = None
+    """None while too few runs have ended on either side."""
+    holdout_runs: int = 0
+    """Ended runs that were held out from the policy in use."""
+    demoted: bool = False
+    """The daemon only advises, because it loses by its own measurement."""
     problems: tuple[str, ...] = ()
     """What keeps the daemon from doing all that it was told to, one sentence each."""

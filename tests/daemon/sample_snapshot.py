@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from autotuner.daemon.snapshot import KnobSnapshot, RunSnapshot, SensorSnapshot, Snapshot
+from autotuner.daemon.snapshot import GainSnapshot, KnobSnapshot, RunSnapshot, SensorSnapshot, Snapshot
 from autotuner.messages import MachineState
 
 NOW = 5000.0
@@ -117,6 +117,8 @@ SNAPSHOT = Snapshot(
     sensors=SENSORS,
     runs=(RUN, STALLED, ENDED),
     journal_bytes=3_276_800,
+    gain=GainSnapshot(0.18, 0.05, 0.29, 96, 11),
+    holdout_runs=11,
 )
 
 EMPTY = Snapshot(UNIX, UNIX - 3, "0.1.0", "observe", "hold", 0.001, MachineState(NOW))
