@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotuner.controller.forecast import Forecast
 from autotuner.controller.hold import Hold
 from autotuner.controller.policy import Policy
 from autotuner.controller.rules import Rules
 from autotuner.errors import ArtefactError, ConfigurationError
 
-_BUILT_IN: dict[str, Callable[[], Policy]] = {"hold": Hold, "rules": Rules}
+_BUILT_IN: dict[str, Callable[[], Policy]] = {"hold": Hold, "rules": Rules, "forecast": Forecast}
 _SHIPPED = {"default": ("default",), "learned": ("learned", "default")}
 """Names that mean one of the artefacts that come with the product: the first of these directories that exists."""
 

@@ -10,6 +10,7 @@ from controller_bench import MEGABYTE, make_bench
 from safetensors.numpy import save
 
 from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD
+from autotuner.controller.forecast import Forecast
 from autotuner.controller.hold import Hold
 from autotuner.controller.learned import Learned
 from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
@@ -50,11 +51,11 @@ def a_window():
     return bench.loop.window
 
 
-@pytest.fixture(params=["hold", "rules", "learned"])
+@pytest.fixture(params=["hold", "rules", "forecast", "learned"])
 def policy(request, tmp_path):
     if request.param == "learned":
         return Learned.load(write_artefact(tmp_path / "artefact"))
-    return {"hold": Hold, "rules": Rules}[request.param]()
+    return {"hold": Hold, "rules": Rules, "forecast": Forecast}[request.param]()
 
 
 def test_every_policy_keeps_the_contract(policy):
