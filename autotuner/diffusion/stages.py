@@ -156,7 +156,9 @@ class Stages:
 
     def _learning(self, student: Denoiser) -> Learner:
         self._errors = {}
-        self.student = Learner(student, self._student_errors(), frozen=self.frozen, rule=rule(self._config))
+        # a student's gradients are small but for rare batches, each of which would be a step of ten times the usual length
+        follows = replace(rule(self._config), clip_updates=True)
+        self.student = Learner(student, self._student_errors(), frozen=self.frozen, rule=follows)
         if self.gradient_checkpointing:
             self.student.set_gradient_checkpointing(True)
         return self.student
