@@ -40,6 +40,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("daemon", "autotuner.cli.daemon", "run the background service in the foreground"),
     Command("status", "autotuner.cli.status", "the machine, its runs and their knobs at this moment"),
     Command("explain", "autotuner.cli.explain", "each change of a run: what, why, by whom, and what it did"),
+    Command("replay", "autotuner.cli.replay", "finished runs as episodes, or as another policy sees them"),
     Command("pin", "autotuner.cli.pin", "keep the daemon's hands off one knob of a run"),
     Command("release", "autotuner.cli.pin", "let the daemon move a pinned knob again"),
     Command("report", "autotuner.cli.report", "one page with the course of one or more runs"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from autotuner.config import Config
 from autotuner.controller.actions import HOLD
 from autotuner.controller.policy import Choice, Policy
+from autotuner.controller.window import RunWindow
 from autotuner.daemon.log import get_log
 from autotuner.daemon.moment import Moment
 from autotuner.journal import Journal, ModeRecord, RunRecord
@@ -34,7 +35,7 @@ class Untouched:
 
     name = "held_out"
 
-    def choose(self, observation: Sequence[float], mask: Sequence[bool], *_: object) -> Choice:
+    def choose(self, observation: Sequence[float], mask: Sequence[bool], window: RunWindow) -> Choice:
         """Hold."""
         return Choice(HOLD, "held_out")
 
