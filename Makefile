@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format bench wheel ci clean
+.PHONY: help install demo test test-slow check format bench evidence wheel ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ format: $(VENV)/.dev ## rewrite the code in our style
 
 bench: $(VENV)/.bench ## what the hook costs a training step, beside other loggers
 	@$(PYTHON) benchmarks/hook_overhead.py $(ARGS)
+
+evidence: $(VENV)/.dev ## every arm of docs/evidence-protocol.md in the simulator, in minutes (ARGS="--count 2")
+	@PYTHONPATH=envs:policies $(PYTHON) -m autotuner_policies.evidence $(ARGS)
 
 wheel: $(VENV)/.dev ## build the wheel, install it bare elsewhere, import the hook, load every artefact
 	@sh scripts/wheel.sh $(VENV)

@@ -1,0 +1,282 @@
+"""Stage S1 of the evidence: every arm of docs/evidence-protocol.md on frozen scenarios of the simulator, paired.
+
+``python -m autotuner_policies.evidence --split test --count 6 --output policies/results/evidence_test.txt``
+
+Arms are played once for each scenario and kept in ``--keep``, so a long run may be cut in pieces; an arm whose code or artefact
+has changed is played anew only where its file is removed. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from autotuner_envs.alone import Halving, Planned, Static, play_alone
+from autotuner_envs.scenario import Scenario
+from autotuner_envs.scenarios import BAD_STARTS, CALM, SEEDS, draw, families
+from autotuner_envs.schedules import HAND_TUNED, PLANS, constant, of_policy, play, random_legal
+
+from autotuner.controller.actions import ACTION_NAMES, HOLD
+from autotuner.controller.forecast import Forecast
+from autotuner.controller.hold import Hold
+from autotuner.controller.learned import Learned
+from autotuner.controller.rules import Rules
+from autotuner_policies.catalog import ARTEFACTS
+from autotuner_policies.statistics import Estimate, estimate
+
+STATICS: tuple[Static, ...] = tuple(
+    Static((("micro_batch", m), ("sampling_steps", 4.0), ("pace", pace), ("lr_scale", lr), ("timestep_density", density)))
+    for m, pace, lr, density in itertools.product((64.0, 32.0, 16.0, 8.0), (1.0, 0.8), (0.71, 1.0, 1.41), (0.0, 1.0, 2.0))
+)
+CANDIDATES = ("hold", "rules", "forecast", "learned")
+"""Arms that the daemon may have as its default, the simplest first."""
+TIE = 0.01
+GOALS = {
+    "vs_best_static_shifted": 0.25, "vs_best_static_stationary": -0.02, "vs_rules": 0.05,
+    "regret": 0.10, "bad_start_speedup": 1.5,
+}  # fmt: skip
+Key = tuple[str, int]
+Row = dict[str, float]
+"""What is kept of one run: seconds to the target, and what is counted."""
+Arm = Callable[[Scenario], Row]
+
+
+def row(outcome: Any) -> Row:
+    """The part of an outcome that the tables need."""
+    return {
+        "seconds": outcome.seconds_to_target, "budget": outcome.budget_seconds, "reached": float(outcome.reached),
+        "reward": outcome.reward, "quality": outcome.quality, "killed": float(outcome.killed),
+        "out_of_memory": float(outcome.out_of_memory > 0), "pressure": outcome.pressure_seconds_share,
+        "heat": outcome.heat_seconds_share, "changes": float(outcome.changes),
+    }  # fmt: skip
+
+
+def arms(best_static: int | None, artefact: Path) -> dict[str, Arm]:
+    """Every arm by name that one run each can tell; ``hindsight static`` and ``oracle`` are taken from several."""
+    table: dict[str, Arm] = {
+        "alone": lambda s: row(play_alone(s, Static())),
+        "planned": lambda s: row(play_alone(s, Planned())),
+        "progressive": lambda s: row(play_alone(s, Planned(coarse_until=0.1))),
+        "halving": lambda s: row(play_alone(s, Halving())),
+        "hold": lambda s: row(play(s, of_policy(Hold()))),
+        "random": lambda s: row(play(s, random_legal(0))),
+        "rules": lambda s: row(play(s, of_policy(Rules()))),
+        "forecast": lambda s: row(play(s, of_policy(Forecast()))),
+        "learned": lambda s: row(play(s, of_policy(Learned.load(artefact)))),
+        "guarded plan": lambda s: row(play(s, HAND_TUNED)),
+    }
+    if best_static is not None:
+        table["best static"] = lambda s: row(play_alone(s, STATICS[best_static]))
+    return table | {f"always {name}": _constant(i) for i, name in enumerate(ACTION_NAMES) if i != HOLD}
+
+
+def _constant(action: int) -> Arm:
+    return lambda s: row(play(s, constant(action)))
+
+
+def _play(task: tuple[str, int | None, Path, Key]) -> Row:
+    name, best_static, artefact, key = task
+    return arms(best_static, artefact)[name](draw(*key))
+
+
+def _statics(key: Key) -> list[Row]:
+    scenario = draw(*key)
+    return [row(play_alone(scenario, static)) for static in STATICS]
+
+
+def _plans(key: Key) -> list[Row]:
+    scenario = draw(*key)
+    return [row(play(scenario, plan)) for plan in PLANS]
+
+
+class Kept:
+    """Finished parts, one JSON file each."""
+
+    def __init__(self, folder: Path, pool: ProcessPoolExecutor) -> None:
+        self._folder, self._pool = folder, pool
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def of(self, name: str, call: Callable[..., Any], tasks: Sequence[Any]) -> list[Any]:
+        """What ``call`` gives for each task, played if it is not there."""
+        path = self._folder / f"{name.replace(' ', '-')}.json"
+        if path.exists():
+            return list(json.loads(path.read_text(encoding="utf-8")))
+        found = list(self._pool.map(call, tasks, chunksize=8))
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps(found), encoding="utf-8")
+        os.replace(draft, path)
+        return found
+
+
+def score(own: Row, other: Row) -> float:
+    """log(seconds of the other / own): positive is sooner."""
+    return float(np.log(other["seconds"] / own["seconds"]))
+
+
+def keys(split: str, count: int) -> list[Key]:
+    """The first ``count`` scenarios of each family of a split."""
+    return [(family, SEEDS[split] + i) for family in families(split) for i in range(count)]
+
+
+def choose_static(kept: Kept, count: int) -> int:
+    """Index of the static setting that is best on validation, by mean score; the first of equals."""
+    rows = kept.of(f"validation-{count}-statics", _statics, keys("validation", count))
+    seconds = np.log([[each["seconds"] / each["budget"] for each in scenario] for scenario in rows])
+    return int(np.argmin(seconds.mean(axis=0)))
+
+
+def play_all(kept: Kept, split: str, count: int, best_static: int, artefact: Path) -> dict[str, list[Row]]:
+    """Rows of every arm, in the order of ``keys``."""
+    where = keys(split, count)
+    label = f"{split}-{count}"
+    found = {
+        name: kept.of(f"{label}-{name}", _play, [(name, best_static, artefact, key) for key in where])
+        for name in arms(best_static, artefact)
+    }
+    statics, plans = (kept.of(f"{label}-{n}", c, where) for n, c in (("statics", _statics), ("plans", _plans)))
+    found["hindsight static"] = [min(each, key=_seconds) for each in statics]
+    ways = [found[name] for name in ("hindsight static", "alone", *CANDIDATES, "guarded plan")]
+    found["oracle"] = [min([*each, *plan], key=_seconds) for *each, plan in zip(*ways, plans, strict=True)]
+    return found
+
+
+def _seconds(each: Row) -> float:
+    return each["seconds"]
+
+
+def winner(rows: dict[str, list[Row]]) -> str:
+    """The candidate with the highest mean score against the script alone; within TIE the simpler one."""
+    means = {
+        name: float(np.mean([score(*pair) for pair in zip(rows[name], rows["alone"], strict=True)])) for name in CANDIDATES
+    }
+    best = max(means.values())
+    return next(name for name in CANDIDATES if means[name] >= best - TIE)
+
+
+def saved(rows: dict[str, list[Row]], where: Sequence[Key], first: str, second: str, among: Iterable[str]) -> Estimate:
+    """Share of time that ``first`` saves against ``second`` in some families: 1 - exp(-IQM of scores)."""
+    chosen = set(among)
+    pairs = [(k[0], score(a, b)) for k, a, b in zip(where, rows[first], rows[second], strict=True) if k[0] in chosen]
+    found = estimate([value for _, value in pairs], [family for family, _ in pairs])
+    low, high = (None if bound is None else float(-np.expm1(-bound)) for bound in (found.low, found.high))
+    return Estimate(float(-np.expm1(-found.value)), low, high, found.count)
+
+
+def regret(rows: dict[str, list[Row]], name: str) -> float:
+    """How much longer an arm takes than the oracle, geometric mean."""
+    return float(np.expm1(np.mean([-score(own, best) for own, best in zip(rows[name], rows["oracle"], strict=True)])))
+
+
+def worst_decile(rows: dict[str, list[Row]], name: str) -> float:
+    """Mean of the worst tenth of scores against the script alone."""
+    scores = np.sort([score(*pair) for pair in zip(rows[name], rows["alone"], strict=True)])
+    return float(scores[: max(1, len(scores) // 10)].mean())
+
+
+def figures(rows: dict[str, list[Row]], where: Sequence[Key], default: str) -> dict[str, Any]:
+    """The claims of the protocol, and ``ceiling_shifted``: what the oracle itself saves where the first claim is made."""
+    every = dict.fromkeys(family for family, _ in where)
+    shifted = [family for family in every if family not in (*CALM, *BAD_STARTS)]
+    found: dict[str, Any] = {"winner": default}
+    claims = (
+        ("vs_best_static_shifted", "best static", shifted), ("vs_best_static_stationary", "best static", CALM),
+        ("vs_rules", "rules", every), ("vs_forecast", "forecast", every), ("vs_alone_shifted", "alone", shifted),
+        ("vs_hold_shifted", "hold", shifted),
+    )  # fmt: skip
+    for claim, other, among in claims:
+        gain = saved(rows, where, default, other, among)
+        found[claim] = round(gain.value, 4)
+        if gain.low is not None and gain.high is not None:
+            found[f"{claim}_interval"] = [round(gain.low, 4), round(gain.high, 4)]
+    found["ceiling_shifted"] = round(saved(rows, where, "oracle", "best static", shifted).value, 4)
+    bad = saved(rows, where, default, "alone", BAD_STARTS)
+    found["bad_start_speedup"] = round(1 / (1 - bad.value), 3)
+    found["regret"] = round(regret(rows, default), 4)
+    found["worst_decile"] = {name: round(worst_decile(rows, name), 3) for name in (default, "best static")}
+    return found
+
+
+def table(rows: dict[str, list[Row]], where: Sequence[Key]) -> list[str]:
+    """Every arm, those with the highest mean score first."""
+    lines = [
+        f"{'arm':24s} {'score over alone':>23s} {'mean':>7s} {'regret':>7s} {'worst tenth':>11s} {'reached':>7s} "
+        f"{'reward':>7s} {'killed':>6s} {'oom':>4s} {'pressure':>8s} {'heat':>6s} {'changes':>7s}"
+    ]
+    strata = [family for family, _ in where]
+    scores = {name: [score(*pair) for pair in zip(own, rows["alone"], strict=True)] for name, own in rows.items()}
+    for name in sorted(rows, key=lambda name: -float(np.mean(scores[name]))):
+        own, value = rows[name], estimate(scores[name], strata)
+        mean = {key: float(np.mean([each[key] for each in own])) for key in own[0]}
+        killed, ran_out = (int(sum(each[key] for each in own)) for key in ("killed", "out_of_memory"))
+        told = f"{value.value:+.3f}" if value.low is None else f"{value.value:+.3f} [{value.low:+.3f},{value.high:+.3f}]"
+        lines.append(
+            f"{name:24s} {told:>23s} {np.mean(scores[name]):+7.3f} {regret(rows, name):7.3f} {worst_decile(rows, name):+11.3f} "
+            f"{mean['reached']:7.2f} {mean['reward']:7.3f} {killed:6d} {ran_out:4d} {mean['pressure']:8.4f} "
+            f"{mean['heat']:6.3f} {mean['changes']:7.1f}"
+        )
+    return lines
+
+
+def by_family(rows: dict[str, list[Row]], where: Sequence[Key], default: str) -> list[str]:
+    """Mean score of the default against four others, family by family; its losses first."""
+    others = ("alone", "best static", "rules", "oracle")
+    lines = [f"{'family':20s} " + " ".join(f"{other:>12s}" for other in others)]
+    means = {}
+    for family in dict.fromkeys(name for name, _ in where):
+        at = [i for i, key in enumerate(where) if key[0] == family]
+        means[family] = [float(np.mean([score(rows[default][i], rows[other][i]) for i in at])) for other in others]
+    for family, values in sorted(means.items(), key=lambda item: item[1][1]):
+        lines.append(f"{family:20s} " + " ".join(f"{value:+12.3f}" for value in values))
+    return lines
+
+
+def report(rows: dict[str, list[Row]], where: Sequence[Key], default: str, split: str, facts: Sequence[str]) -> str:
+    """The whole text, its last line JSON."""
+    found = figures(rows, where, default)
+    lines = [
+        f"# Stage S1 (simulator), split {split}: {len(where)} scenarios an arm. docs/evidence-protocol.md says what is what.",
+        f"# {platform.system()} {platform.machine()}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}",
+        *(f"# {fact}" for fact in facts),
+        *table(rows, where),
+        f"\nlog(seconds of the other / seconds of {default}), mean by family, its losses against the best static setting first",
+        *by_family(rows, where, default),
+        "",
+    ]
+    lines += [f"{name}: {found[name]} (goal {goal})" for name, goal in GOALS.items()]
+    return "\n".join([*lines, json.dumps({"benchmark": "evidence", "split": split, "goals": GOALS, **found})]) + "\n"
+
+
+def main() -> None:
+    """Play what is missing, print the report."""
+    parser = argparse.ArgumentParser(prog="autotuner_policies.evidence", description=__doc__)
+    parser.add_argument("--artifact", type=Path, default=ARTEFACTS / "default")
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--count", type=int, default=6, help="scenarios of each family (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, default=Path("evidence-parts"), help="finished parts (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="also write the report here")
+    options = parser.parse_args()
+    with ProcessPoolExecutor(options.workers) as pool:
+        kept = Kept(options.keep, pool)
+        best = choose_static(kept, options.count)
+        chosen = winner(play_all(kept, "validation", options.count, best, options.artifact))
+        rows = play_all(kept, options.split, options.count, best, options.artifact)
+    facts = [f"best static: {dict(STATICS[best].values)}", f"default, chosen on validation: {chosen}"]
+    text = report(rows, keys(options.split, options.count), chosen, options.split, facts)
+    print(text)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
