@@ -13,8 +13,10 @@ from statistics import median
 from autotuner.controller.observation import predicted_bytes
 from autotuner.controller.window import RunWindow
 
-SEEN, LAW, PRIOR = 0.03, 0.08, 0.25
-"""Relative spread of images a second at a shape that was seen, that a fitted law reaches, that only the prior knows."""
+SEEN = 0.02
+"""Relative spread of images a second at a shape that was seen."""
+LAW, PRIOR = 0.3, 0.45
+"""Spread of a fitted law and of the prior, as shares of the difference to the nearest shape that was seen: the sign is sure."""
 PASS_SHARE = 0.2
 """Prior share of a step that does not shrink with the pixels of a pass: launches, weights read, optimizer."""
 TAIL = 8
@@ -40,13 +42,11 @@ def image_seconds(window: RunWindow, shape: Shape, stage: int) -> Estimate | Non
         return None
     if shape in seen:
         return Estimate(seen[shape], SEEN * seen[shape])
+    near = min(seen, key=lambda other: abs(math.log(_pixels(other) / _pixels(shape))))
     law = _cost_law(seen)
     if law is not None:
-        per_pass, per_pixel = law
-        seconds = per_pass / (shape[1] or 1.0) + per_pixel * (shape[0] or 1.0) ** 2
-        if seconds > 0:
-            return Estimate(seconds, LAW * seconds)
-    near = min(seen, key=lambda other: abs(math.log(_pixels(other) / _pixels(shape))))
+        seconds = seen[near] * _by_law(law, shape) / _by_law(law, near)
+        return Estimate(seconds, LAW * abs(seconds - seen[near]))
     passes = (near[1] or 1.0) / (shape[1] or 1.0)
     pixels = ((shape[0] or 1.0) / (near[0] or 1.0)) ** 2
     seconds = seen[near] * (PASS_SHARE * passes + (1 - PASS_SHARE) * pixels)
@@ -55,6 +55,10 @@ def image_seconds(window: RunWindow, shape: Shape, stage: int) -> Estimate | Non
 
 def _pixels(shape: Shape) -> float:
     return (shape[0] or 1.0) ** 2 * (shape[1] or 1.0)
+
+
+def _by_law(law: tuple[float, float], shape: Shape) -> float:
+    return law[0] / (shape[1] or 1.0) + law[1] * (shape[0] or 1.0) ** 2
 
 
 def _cost_law(seen: dict[Shape, float]) -> tuple[float, float] | None:
@@ -68,7 +72,7 @@ def _cost_law(seen: dict[Shape, float]) -> tuple[float, float] | None:
     if determinant < 1e-4 * aa * bb:
         return None
     per_pass, per_pixel = (a1 * bb - b1 * ab) / determinant, (b1 * aa - a1 * ab) / determinant
-    return max(0.0, per_pass), max(0.0, per_pixel)
+    return max(0.0, per_pass), max(0.0, per_pixel)  # never both 0: the times that they fit are positive
 
 
 def memory_share(window: RunWindow, positions: tuple[int, ...]) -> Estimate | None:
