@@ -28,16 +28,6 @@ def average(before: mx.array, value: mx.array, beta: float) -> mx.array:
     return beta * before + (1 - beta) * value
 
 
-def surprise(gradient: mx.array, after: Moments, beta_2: float = BETA_2) -> mx.array:
-    """RMS_t = sqrt(mean(g^2 / max(v, eps^2))): about 1 in steady training, 1 / sqrt(1 - beta_2) at a sudden gradient.
-
-    StableAdamW (Wortsman et al. 2023, Algorithm 2) divides the learning rate by it where it is above 1; there tensor by tensor,
-    here over the whole vector.
-    """
-    second = after.second * (1 / (1 - mx.power(beta_2, after.updates)))
-    return mx.sqrt(mx.mean(mx.square(gradient) / mx.maximum(second, EPSILON**2)))
-
-
 def step(
     weights: mx.array,
     after: Moments,

@@ -156,9 +156,7 @@ class Stages:
 
     def _learning(self, student: Denoiser) -> Learner:
         self._errors = {}
-        # a student's gradients are small but for rare batches, each of which would be a step of ten times the usual length
-        follows = replace(rule(self._config), clip_updates=True)
-        self.student = Learner(student, self._student_errors(), frozen=self.frozen, rule=follows)
+        self.student = Learner(student, self._student_errors(), frozen=self.frozen, rule=rule(self._config))
         if self.gradient_checkpointing:
             self.student.set_gradient_checkpointing(True)
         return self.student

@@ -35,8 +35,6 @@ class Rule:
     """A key of ``precision.PRECISIONS``."""
     sigma_rels: tuple[float, ...] = ()
     """Widths of the power-function averages to keep beside the exponential one."""
-    clip_updates: bool = False
-    """Divide the learning rate by the gradient's root mean square against its second moment where that is above 1."""
 
 
 class Pending(NamedTuple):
@@ -217,10 +215,8 @@ def _updates(rule: Rule) -> list[Update]:
         return state._replace(moments=old._replace(second=new, updates=old.updates + applied.finite))
 
     def weights(state: State, gradient: mx.array, applied: Applied, beta: mx.array) -> State:
-        decay, rate = mx.array(rule.weight_decay), applied.learning_rate
-        if rule.clip_updates:
-            rate = rate / mx.maximum(1.0, adam.surprise(gradient, state.moments, rule.beta_2))
-        new = adam.step(state.weights, state.moments, rate, decay, rule.beta_1, rule.beta_2)
+        decay = mx.array(rule.weight_decay)
+        new = adam.step(state.weights, state.moments, applied.learning_rate, decay, rule.beta_1, rule.beta_2)
         return state._replace(weights=mx.where(applied.finite, new, state.weights))
 
     def average(state: State, gradient: mx.array, applied: Applied, beta: mx.array) -> State:
