@@ -1,4 +1,4 @@
-"""The hand-written policy: memory first, then heat, then the order of a training run. What the learned one must beat."""
+"""The hand-written policy: memory first, then the order of a training run, then bad starts. What the learned one must beat."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from collections.abc import Callable, Iterator, Sequence
 
 from autotuner.controller.actions import HOLD, action_index
 from autotuner.controller.observation import FEATURES
+from autotuner.controller.pacing import pace_wish
 from autotuner.controller.policy import Choice
 from autotuner.controller.window import RunWindow
 
 COARSE_UNTIL = 0.06
-"""Share of the budget in which resolution steps down; later it steps back up."""
-FULL_FROM = 0.12
+"""Share of the budget in which resolution may stay below the full one, where that was measured to pay."""
+COARSE_PAYS = 3.0
+"""Images at ratio r of full resolution must come r**-COARSE_PAYS as fast to be worth what they do not teach."""
 DISTILL_FROM = 0.70
-DISTILL_SPAN = 0.30
-"""Stage k of n starts at DISTILL_FROM + k/n of this share."""
+DISTILL_SPAN = 0.10
+"""Stage k of n starts at DISTILL_FROM + k/n of this share: the last stage is the student that is asked for."""
+GAP_CLOSED = 0.05
+"""Logarithm of the gap to the teacher at which a stage has done its part."""
 HIGH_MEMORY = 0.92
 FREE_MEMORY = 0.80
-HEAVY_HEAT = 0.5
-COSTLY_EVALUATIONS = 0.4
-"""Evaluation share times four (see observation): a tenth of the time."""
+PATIENCE = 0.5
+"""since_change (sixteenths of intervals) for which memory must have been free before a reduced micro-batch grows again."""
+COSTLY_EVALUATIONS = 0.12
+"""Evaluation share times four (see observation): three hundredths of the time."""
 
 See = Callable[[str], float]
 Wish = tuple[str, int, str]
@@ -28,7 +33,7 @@ _AT = {name: i for i, name in enumerate(FEATURES)}
 
 
 class Rules:
-    """AIMD on micro-batch, heat step-down on pace, a coarse start, distillation by the clock, cheap previews."""
+    """AIMD on micro-batch, pace against cycles of heat, full resolution, distillation by gap and clock, repaired starts."""
 
     name = "rules"
 
@@ -38,35 +43,62 @@ class Rules:
         def see(feature: str) -> float:
             return observation[_AT[feature]]
 
-        for knob, step, reason in _wishes(see):
+        for knob, step, reason in _wishes(see, window):
             action = action_index(knob, step)
             if mask[action]:
                 return Choice(action, reason)
         return Choice(HOLD, "hold")
 
 
-def _wishes(see: See) -> Iterator[Wish]:
+def _wishes(see: See, window: RunWindow) -> Iterator[Wish]:
     if see("memory_used") > HIGH_MEMORY or see("pressure") > 0:
         reason = "memory_pressure" if see("pressure") > 0 else "memory_high"
         yield from (("cache_limit", -1, reason), ("micro_batch", -1, reason), ("resolution", -1, reason))
-    if see("heat") >= HEAVY_HEAT:
-        yield "pace", -1, "heat"
-    elif see("heat_known") and see("heat_share") == 0 and see("heat") < HEAVY_HEAT:
-        yield "pace", 1, "cooled"
-    yield from _run_order(see)
-    if see("memory_known") and 0 < see("memory_micro_batch_up") < FREE_MEMORY and see("micro_batch.since_change") >= 0.5:
+    step, _ = pace_wish(window)
+    if step:
+        yield "pace", step, "heat" if step < 0 else "cooled"
+    yield from _run_order(see, window)
+    if see("memory_known") and 0 < see("memory_micro_batch_up") < FREE_MEMORY and _memory_was_free(see, window):
         yield "micro_batch", 1, "memory_free"
     if see("evaluation_share") > COSTLY_EVALUATIONS:
         yield "sampling_steps", -1, "previews_cost"
+    yield from _learning(see, window)
 
 
-def _run_order(see: See) -> Iterator[Wish]:
+def _memory_was_free(see: See, window: RunWindow) -> bool:
+    """A micro-batch that was never taken down grows at once; one that was, after patience."""
+    taken_down = window.changed.get("micro_batch", (0, 1))[1] < 0
+    return not taken_down or see("micro_batch.since_change") >= PATIENCE
+
+
+def _run_order(see: See, window: RunWindow) -> Iterator[Wish]:
+    used = see("budget_used") if see("budget_known") else 1.0
+    if used >= COARSE_UNTIL or not _coarse_pays(window):
+        yield "resolution", 1, "full_resolution"
     if not see("budget_known"):
         return
-    used = see("budget_used")
-    if used < COARSE_UNTIL:
-        yield "resolution", -1, "coarse_first"
-    if used >= FULL_FROM:
-        yield "resolution", 1, "full_resolution"
+    if see("distill.position") > 0 and see("gap_known") and see("gap") <= GAP_CLOSED:
+        yield "distill", 1, "gap_closed"
     if used >= DISTILL_FROM + DISTILL_SPAN * see("distill.position"):
         yield "distill", 1, "time_to_distill"
+
+
+def _coarse_pays(window: RunWindow) -> bool:
+    """Whether images at the resolution in force were measured to come so much faster that they beat full ones."""
+    now = window.shape(window.positions)
+    full = max((key[0] for key in window.best_rate), default=now[0])
+    rates = {key[0]: rate for key, rate in window.best_rate.items() if key[1] == now[1]}
+    if now[0] >= full or now[0] not in rates or full not in rates:
+        return False
+    return rates[now[0]] / rates[full] > (full / now[0]) ** COARSE_PAYS
+
+
+def _learning(see: See, window: RunWindow) -> Iterator[Wish]:
+    """The script's own learning rate and the reference density, unless the loss diverges."""
+    scale = window.value("lr_scale", 1.0)
+    if see("not_finite"):
+        if scale > 0.5:
+            yield "lr_scale", -1, "diverges"
+    elif scale != 1.0:
+        yield "lr_scale", -1 if scale > 1.0 else 1, "teaches_more"
+    yield "timestep_density", -1, "teaches_more"
