@@ -22,6 +22,7 @@ from autotuner.controller.forecast_models import (
     preview_share,
 )
 from autotuner.controller.observation import moved
+from autotuner.controller.pacing import pace_wish
 from autotuner.controller.policy import Choice
 from autotuner.controller.window import RunWindow
 from autotuner.knobs import find
@@ -234,8 +235,11 @@ class _Look:
 
     def _pace(self, knob: str, step: int) -> Move | None:
         positions = moved(self.window, knob, step)
-        if positions is None or step < 0:
+        wished, why = pace_wish(self.window)
+        if positions is None or wished != step:
             return None
+        if step < 0:
+            return Move(knob, step, WORTH_IT, SPREAD_OF_PACE * WORTH_IT, "heat", why)  # a trial, judged by what it brings
         factor = self.window.value(knob, 1.0, positions) / self.window.value(knob, 1.0)
         return self._move(knob, step, Estimate(factor, SPREAD_OF_PACE * (factor - 1.0)), "cooled")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from autotuner.controller.actions import HOLD, action_index
-from autotuner.controller.observation import FEATURES
+from autotuner.controller.observation import FEATURES, moved
 from autotuner.controller.pacing import pace_wish
 from autotuner.controller.policy import Choice
 from autotuner.controller.window import RunWindow
@@ -25,6 +26,8 @@ PATIENCE = 0.5
 """since_change (sixteenths of intervals) for which memory must have been free before a reduced micro-batch grows again."""
 COSTLY_EVALUATIONS = 0.12
 """Evaluation share times four (see observation): three hundredths of the time."""
+SMALLEST_RATE = 0.5
+"""lr_scale below which a loss that is not finite is not answered with less."""
 
 See = Callable[[str], float]
 Wish = tuple[str, int, str]
@@ -72,11 +75,11 @@ def _memory_was_free(see: See, window: RunWindow) -> bool:
 
 
 def _run_order(see: See, window: RunWindow) -> Iterator[Wish]:
-    used = see("budget_used") if see("budget_known") else 1.0
-    if used >= COARSE_UNTIL or not _coarse_pays(window):
-        yield "resolution", 1, "full_resolution"
     if not see("budget_known"):
         return
+    used = see("budget_used")
+    if used >= COARSE_UNTIL or not _coarse_pays(window):
+        yield "resolution", 1, "full_resolution"
     if see("distill.position") > 0 and see("gap_known") and see("gap") <= GAP_CLOSED:
         yield "distill", 1, "gap_closed"
     if used >= DISTILL_FROM + DISTILL_SPAN * see("distill.position"):
@@ -90,15 +93,24 @@ def _coarse_pays(window: RunWindow) -> bool:
     rates = {key[0]: rate for key, rate in window.best_rate.items() if key[1] == now[1]}
     if now[0] >= full or now[0] not in rates or full not in rates:
         return False
-    return rates[now[0]] / rates[full] > (full / now[0]) ** COARSE_PAYS
+    return bool(rates[now[0]] / rates[full] > (full / now[0]) ** COARSE_PAYS)
 
 
 def _learning(see: See, window: RunWindow) -> Iterator[Wish]:
     """The script's own learning rate and the reference density, unless the loss diverges."""
-    scale = window.value("lr_scale", 1.0)
     if see("not_finite"):
-        if scale > 0.5:
+        if window.value("lr_scale", 1.0) > SMALLEST_RATE:
             yield "lr_scale", -1, "diverges"
-    elif scale != 1.0:
-        yield "lr_scale", -1 if scale > 1.0 else 1, "teaches_more"
+        return
+    for step in (-1, 1):
+        if _nearer_to_one(window, step):
+            yield "lr_scale", step, "teaches_more"
     yield "timestep_density", -1, "teaches_more"
+
+
+def _nearer_to_one(window: RunWindow, step: int) -> bool:
+    positions = moved(window, "lr_scale", step)
+    if positions is None:
+        return False
+    now, then = (abs(math.log(window.value("lr_scale", 1.0, at))) for at in (window.positions, positions))
+    return then < now

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from controller_bench import MEGABYTE, make_bench
+from modelled_bench import modelled
 from safetensors.numpy import save
 
 from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD
@@ -17,6 +18,7 @@ from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
 from autotuner.controller.reasons import REASONS
 from autotuner.controller.rules import Rules
 from autotuner.errors import ArtefactError
+from autotuner.knobs import declare
 
 
 def write_artefact(directory, seed=0, **card):
@@ -89,25 +91,46 @@ def test_rules_take_memory_back_in_small_steps_and_return_it_slowly():
     assert grown[0].what != "micro_batch 32 to 64"
 
 
-def test_rules_ease_off_in_heat_and_come_back_when_it_is_over():
-    bench = make_bench(Rules())
-    bench.machine(thermal_level=2)
-    for _ in range(4):
-        bench.turn()
-    assert bench.value("pace") < 1.0
-    bench.machine(thermal_level=0)
-    for _ in range(30):
-        bench.turn()
-    assert bench.value("pace") == 1.0
+def test_rules_leave_steady_heat_to_the_machine_and_pace_against_its_cycles():
+    steady, cycling = modelled(Rules()), modelled(Rules())
+    steady.machine(thermal_level=2)
+    paces = []
+    for i in range(12):
+        cycling.machine(thermal_level=2 * (i % 2))
+        cycling.speed = 0.4 if i % 2 else 1.0
+        steady.turn()
+        paces += [change.to_value for change in cycling.turn().changes if change.knob == "pace"]
+    assert steady.value("pace") == 1.0
+    assert paces == [0.85]
+    cycling.machine(thermal_level=1)
+    assert cycling.turns_until("pace", 1.0, most=12) <= 12  # slower than before: it brought nothing
 
 
-def test_rules_start_coarse_end_fine_and_distill_last():
+def test_rules_stay_at_full_resolution_and_distill_last():
     bench = make_bench(Rules())
     changes = [(i, change.what) for i in range(60) for change in bench.turn().changes]
     whats = [what for _, what in changes]
-    assert whats.index("resolution 28 to 20") < whats.index("resolution 20 to 28") < whats.index("distill 0 to 1")
-    assert bench.value("resolution") == 28
+    assert not [what for what in whats if what.startswith("resolution")]
+    assert {what: i for i, what in changes}["distill 0 to 1"] >= 40
     assert bench.value("distill") == 2
+
+
+@pytest.mark.parametrize("scale", [0.25, 2.0])
+def test_rules_repair_bad_starts(scale):
+    knobs = (
+        declare("resolution", 16, [16, 20, 28]),
+        declare("micro_batch", 8, [8, 16, 32, 64]),
+        declare("lr_scale", scale, [0.25, 0.5, 1.0, 2.0]),
+        declare("timestep_density", 2, [0, 1, 2]),
+    )
+    bench = modelled(Rules(), knobs)
+    bench.all_turns(25)
+    assert [bench.value(knob.name) for knob in knobs] == [28, 64, 1.0, 0]
+
+
+def test_a_stage_is_passed_by_its_gap_before_its_time():
+    early, late = (modelled(Rules(), budget_seconds=14400.0, gap=gap) for gap in (1.0, 3.0))
+    assert early.turns_until("distill", 2, 240) < late.turns_until("distill", 2, 240) <= 240
 
 
 def test_a_learned_choice_says_how_sure_it_is_and_why(tmp_path):
