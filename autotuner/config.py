@@ -31,7 +31,7 @@ class Config:
     state_directory: Path
     mode: str = "act"
     policy: str = "default"
-    """``default`` (the artefact that won the evaluation), ``hold``, ``rules``, ``learned`` or a path to an artefact."""
+    """``default`` (what won the evaluation), ``hold``, ``rules``, ``forecast``, ``learned`` or a path to an artefact."""
     port: int = 9871
     """Port of /metrics, /healthz and the status page on 127.0.0.1; 0 picks a free one."""
     tick_seconds: float = 1.0

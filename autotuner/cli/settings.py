@@ -14,7 +14,7 @@ FILE_NAME = "autotuner.toml"
 
 _FLAGS: tuple[tuple[str, str, str], ...] = (
     ("mode", "MODE", "observe, advise or act"),
-    ("policy", "NAME", "default, hold, rules, learned, or an artefact's directory"),
+    ("policy", "NAME", "default, hold, rules, forecast, learned, or an artefact's directory"),
     ("port", "PORT", "port of /metrics and the status page on 127.0.0.1; 0 picks a free one"),
     ("tick-seconds", "S", "seconds between two looks"),
     ("decision-seconds", "S", "seconds between two decisions of a run; 0 derives it from the run's budget"),

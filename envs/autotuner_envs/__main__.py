@@ -21,7 +21,7 @@ def main() -> None:
     rollout = commands.add_parser("rollout", help="play one scenario with one policy and tell what it decided")
     rollout.add_argument("--family", default="fanless")
     rollout.add_argument("--seed", type=int, default=0)
-    rollout.add_argument("--policy", default="rules", help="hold, rules, random, hand, or an artefact's directory")
+    rollout.add_argument("--policy", default="rules", help="hold, rules, forecast, random, hand, or an artefact's directory")
     record = commands.add_parser("record", help="record short pieces of real training")
     record.add_argument("--quick", action="store_true", help="a few steps of each, to try it")
     record.add_argument("--only", default="", help="one piece by name")

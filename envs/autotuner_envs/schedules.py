@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from autotuner.controller.actions import ACTION_COUNT, HOLD, action_index
+from autotuner.controller.forecast import Forecast
 from autotuner.controller.hold import Hold
 from autotuner.controller.learned import Learned
 from autotuner.controller.policy import Policy
@@ -157,6 +158,7 @@ def planned(scenario: Scenario, plans: Sequence[Schedule] = PLANS) -> Outcome:
 _NAMED: dict[str, Callable[[], Chooser]] = {
     "hold": lambda: of_policy(Hold()),
     "rules": lambda: of_policy(Rules()),
+    "forecast": lambda: of_policy(Forecast()),
     "random": lambda: random_legal(0),
     "hand": lambda: HAND_TUNED,
 }

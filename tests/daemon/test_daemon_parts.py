@@ -124,7 +124,7 @@ def artefact(directory, **changes):
     return directory
 
 
-@pytest.mark.parametrize("name", ["hold", "rules"])
+@pytest.mark.parametrize("name", ["hold", "rules", "forecast"])
 def test_a_built_in_policy_needs_no_artefact(name):
     resolved = resolve_policy(name, None)
     assert (resolved.policy.name, resolved.problem) == (name, "")
@@ -149,7 +149,7 @@ def test_an_artefact_of_another_observation_version_is_refused_by_name_and_versi
 
 
 def test_an_unknown_policy_is_told_with_the_known_ones(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"'nonsense'.*default, hold, learned, rules"):
+    with pytest.raises(ConfigurationError, match=r"'nonsense'.*default, forecast, hold, learned, rules"):
         resolve_policy("nonsense", tmp_path)
 
 
