@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,8 +61,8 @@ class Course:
 
     def seconds_to(self, level: float) -> float | None:
         """Seconds in which it made ``level`` of progress, between two evaluations by a line; None when it never did."""
-        reached = next((i for i, made in enumerate(self.progress) if made >= level), None)
-        if reached is None:
+        reached = bisect_left(self.progress, level)
+        if reached == len(self.progress):
             return None
         if reached == 0:
             return self.seconds[0]

@@ -66,8 +66,7 @@ class Holdout:
         self._config = config
         self._policy = policy
         self._journal = journal
-        self.stale = False
-        """A run has ended since the last comparison."""
+        self._stale = False
         self.served = served_name(policy)
         self._log = get_log()
         if self._measures:
@@ -104,15 +103,22 @@ class Holdout:
             return ""
         return HELD_OUT if drawn(run_id, self._config.holdout) else TREATED
 
+    def ended(self, arm: str) -> None:
+        """A run of this arm has ended. Held-out ones are few: each of them, and no other, is worth another comparison.
+
+        The fewer looks, the smaller the chance that one of them condemns a policy that does not lose.
+        """
+        self._stale = self._stale or arm == HELD_OUT
+
     def judge(self, moment: Moment) -> None:
-        """After a run has ended and is in the journal: demote the daemon when all of the interval says that it loses.
+        """Once ended runs are in the journal: demote the daemon when all of the interval says that it loses.
 
         Raises JournalError.
         """
-        if not self.stale or not self._measures:
+        if not self._stale or not self._measures:
             return
         self._compare()
-        self.stale = False
+        self._stale = False
         if self.demoted or self.gain is None or self.gain.high >= 0 or self._config.mode != "act":
             return
         self.demoted = (

@@ -139,7 +139,7 @@ class Roster:
         end(run, outcome_of(run) or outcome, moment)
         del self.live[run.run_id]
         self._past.append(run)
-        self.holdout.stale = True
+        self.holdout.ended(run.arm)
         self.ended()
 
     @contextlib.contextmanager

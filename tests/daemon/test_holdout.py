@@ -226,7 +226,7 @@ def lose(tmp_path, monkeypatch, **settings):
     """A daemon that has lost so far, and one more run that ends."""
     past(tmp_path, {"treated": 20, "held_out": FEWEST}, 200.0, 100.0)
     daemon = start_daemon(tmp_path, monkeypatch, **settings)
-    run = FakeRun(tmp_path, TUNED)
+    run = FakeRun(tmp_path, HELD)
     run.train(0.0, 1.0)
     daemon.tick(at(1.0))
     mode_before = daemon.snapshot.mode
@@ -281,7 +281,7 @@ def test_without_a_holdout_an_old_verdict_is_left_alone(tmp_path, monkeypatch):
 def test_a_daemon_that_gains_stays_as_it_is(tmp_path, monkeypatch):
     past(tmp_path, {"treated": 20, "held_out": FEWEST}, 50.0, 100.0)
     daemon = start_daemon(tmp_path, monkeypatch)
-    run = FakeRun(tmp_path, TUNED)
+    run = FakeRun(tmp_path, HELD)
     run.train(0.0, 1.0)
     daemon.tick(at(1.0))
     run.goodbye(1.5)
