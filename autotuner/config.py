@@ -48,11 +48,11 @@ class Config:
     log_level: str = "info"
 
 
-_ALLOWED = {
+ALLOWED = {
     "mode": MODES,
     "log_level": ("debug", "info", "warning", "error"),
 }
-_RANGES = {
+RANGES = {
     "port": (0, 65535),
     "tick_seconds": (0.05, 60.0),
     "decision_seconds": (0.0, 3600.0),
@@ -120,9 +120,9 @@ def _set(config: Config, known: Mapping[str, Any], name: str, value: Any, origin
         converted: Any = Path(value).expanduser() if name == "state_directory" else type(current)(value)
     except (TypeError, ValueError):
         raise ConfigurationError(f"{origin}: {name} = {value!r}; expected {type(current).__name__}") from None
-    if name in _ALLOWED and converted not in _ALLOWED[name]:
-        raise ConfigurationError(f"{origin}: {name} = {value!r}; allowed: {', '.join(_ALLOWED[name])}")
-    if name in _RANGES and not _RANGES[name][0] <= converted <= _RANGES[name][1]:
-        low, high = _RANGES[name]
+    if name in ALLOWED and converted not in ALLOWED[name]:
+        raise ConfigurationError(f"{origin}: {name} = {value!r}; allowed: {', '.join(ALLOWED[name])}")
+    if name in RANGES and not RANGES[name][0] <= converted <= RANGES[name][1]:
+        low, high = RANGES[name]
         raise ConfigurationError(f"{origin}: {name} = {value!r}; allowed: {low} to {high}")
     return replace(config, **{name: converted})

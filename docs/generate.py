@@ -8,6 +8,8 @@ import struct
 from dataclasses import fields
 from pathlib import Path
 
+from autotuner import config as daemon_config
+from autotuner.cli import settings as daemon_settings
 from autotuner.diffusion import config, multires, recipe
 from autotuner.hook.record import RECORD_BYTES
 from autotuner.knobs import KNOBS
@@ -85,6 +87,22 @@ def _parts(form: str) -> list[tuple[str, int]]:
     return parts
 
 
+def daemon() -> str:
+    """Every setting of the daemon."""
+    rows = []
+    for field in fields(daemon_config.Config):
+        name = field.name
+        if name == "state_directory":
+            continue
+        sentence = next(said for flag, _, said in daemon_settings.FLAGS if flag.replace("-", "_") == name)
+        default = getattr(daemon_config.Config(Path()), name)
+        allowed = ", ".join(f"`{value}`" for value in daemon_config.ALLOWED.get(name, ()))
+        if name in daemon_config.RANGES:
+            allowed = "{:g} to {:g}".format(*daemon_config.RANGES[name])
+        rows.append(f"| `{name}` | `{default!r}` | {allowed} | {sentence} |")
+    return "\n".join(["| setting | default | allowed | what it is |", "| --- | --- | --- | --- |", *rows])
+
+
 def settings() -> str:
     """Every key of a training's TOML file, by section."""
     sections = {**recipe.sections(), "multires": tuple(field.name for field in fields(multires.Multires))}
@@ -128,6 +146,7 @@ PAGES = {
     "knobs.md": {"knobs": knobs},
     "protocol.md": {"records": records, "codes": codes},
     "engine.md": {"settings": settings},
+    "daemon.md": {"daemon": daemon},
 }
 """Which page has which generated block, between ``<!-- name -->`` and ``<!-- end -->``."""
 

@@ -12,7 +12,7 @@ from autotuner.config import Config, load, state_directory
 FILE_NAME = "autotuner.toml"
 """Read from the state directory when no other file is named."""
 
-_FLAGS: tuple[tuple[str, str, str], ...] = (
+FLAGS: tuple[tuple[str, str, str], ...] = (
     ("mode", "MODE", "observe, advise or act"),
     ("policy", "NAME", "default, hold, rules, forecast, learned, or an artefact's directory"),
     ("port", "PORT", "port of /metrics and the status page on 127.0.0.1; 0 picks a free one"),
@@ -36,7 +36,7 @@ def add_state_directory(parser: argparse.ArgumentParser) -> None:
 def add_all(parser: argparse.ArgumentParser) -> None:
     """Every setting as an option."""
     add_state_directory(parser)
-    for flag, metavar, sentence in _FLAGS:
+    for flag, metavar, sentence in FLAGS:
         parser.add_argument(f"--{flag}", metavar=metavar, help=sentence)
 
 
@@ -51,7 +51,7 @@ def configuration_file(arguments: argparse.Namespace) -> Path | None:
 
 def flags(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given as options."""
-    names = ["state_directory", *(flag.replace("-", "_") for flag, _, _ in _FLAGS)]
+    names = ["state_directory", *(flag.replace("-", "_") for flag, _, _ in FLAGS)]
     return {name: getattr(arguments, name, None) for name in names}
 
 
