@@ -38,9 +38,14 @@ class Course:
 
     def verdict(self, stage: int, changes: Sequence[KnobChange], evaluations: Sequence[Evaluated]) -> Verdict:
         """What the gate says of a stage, from the evaluations since it began."""
-        since = max((change.step for change in changes if change.knob == "distill"), default=0)
+        since = self.began(changes)
         gaps = [row.gap for row in evaluations if row.stage == stage and row.step >= since and not math.isnan(row.gap)]
         return judge(self.gate, gaps)
+
+    @staticmethod
+    def began(changes: Sequence[KnobChange]) -> int:
+        """The optimizer step at which the present stage began."""
+        return max((change.step for change in changes if change.knob == "distill"), default=0)
 
     def stage(self, budget_used: float, now: int, move: int) -> tuple[int, str]:
         """The stage to be in, and whether ``gate`` or ``plan`` says so; ``move`` is the gate's verdict on stage ``now``.
@@ -61,11 +66,18 @@ class Course:
             part = max(part, plan.stage_begins(stage + 1, self.stages, share) - entered)
         return (budget_used - entered) / part if part > 0 else 1.0
 
-    def teacher_steps(self, stage: int, progress: float) -> int:
-        """Teacher steps in each segment of the student; 1 while there is none."""
+    def teacher_steps(self, stage: int, progress: float, updates: int) -> int:
+        """Teacher steps in each segment of the student, ``updates`` optimizer steps into its stage; 1 while there is none.
+
+        They grow with the stage's part of the budget, but double no faster than in plan.DOUBLING_UPDATES: a student is its own
+        teacher for all but the first of them, and one that has not caught up passes on an error that grows with their number.
+        """
         if not stage:
             return 1
         first, last = self.config.teacher_gap
+        doublings = math.log2(last / first)
+        if doublings:
+            progress = min(progress, updates / (plan.DOUBLING_UPDATES * doublings))
         return teacher_steps(progress, self.config.student_ladder[stage - 1], (first, last))
 
     def learning_rate(self, budget_used: float, step: int, stage: int, progress: float) -> float:

@@ -299,7 +299,8 @@ class Trainer:
         given = self.batches.take(Wanted(self.images, batch, self.step, views))
         if views == (View(views[0].edge),):
             [whole] = given.shown
-            steps = self.course.teacher_steps(self.stages.stage, self._stage_progress())
+            updates = self.step - self.course.began(self.knobs.changes)
+            steps = self.course.teacher_steps(self.stages.stage, self._stage_progress(), updates)
             drawn = self.stages.draw(whole.images, given.labels, self.step, steps)
             return [drawn if given.weights.all() else [drawn[0] * mx.array(given.weights), *drawn[1:]]]
         return self.stages.draw_views(given.shown, given.labels, self.step)

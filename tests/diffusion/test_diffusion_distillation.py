@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from autotuner.diffusion.blas import mx
+from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion.course import Course
 from autotuner.diffusion.distillation import objectives
 from autotuner.diffusion.distillation.gate import Gate, judge
 from autotuner.diffusion.distillation.segments import (
@@ -301,3 +303,11 @@ def test_bounds_that_contradict_each_other_are_refused(wrong):
 def test_an_unknown_measure_is_refused_with_the_known_ones():
     with pytest.raises(ConfigurationError, match="allowed: frechet, paired"):
         Gate(measure="fid")
+
+
+def test_teacher_steps_wait_for_a_student_that_has_had_few_updates():
+    course = Course(TrainerConfig(student_ladder=(1,), teacher_gap=(16, 64)))
+    assert [course.teacher_steps(1, 1.0, updates) for updates in (0, 80, 160, 10_000)] == [16, 32, 64, 64]
+    assert course.teacher_steps(1, 0.5, 10_000) == 32  # the budget's share bounds it too
+    assert Course(TrainerConfig(student_ladder=(1,), teacher_gap=(16, 16))).teacher_steps(1, 1.0, 5) == 16
+    assert course.teacher_steps(0, 1.0, 10_000) == 1
