@@ -177,9 +177,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("gaps", _SEEN, _gaps, "telemetry stops for a while as memory is taken"),
     Family("memory_returned", ("validation", "test"), _memory_taken(True), "another program takes memory and gives it back"),
     Family("costly_previews", ("validation", "test"), _costly_previews, "previews take a tenth of the time and more"),
-    Family(
-        "learning_rate", _SEEN, _start("lr_scale", (0, 3), (0.25, 0.5, 1.0, 2.0)), "the script's learning rate is far off"
-    ),
+    Family("learning_rate", _SEEN, _start("lr_scale", (0, 3), (0.25, 0.5, 1.0, 2.0)), "the script's learning rate is far off"),
     Family("poor_density", ("validation", "test"), _poor_density, "the script draws noise levels that teach little"),
     Family("long", ("validation", "test"), _budget(5400.0, 28800.0), "a budget of hours, decided on once a minute"),
     Family("leak", ("test",), _leak, "the run's memory grows without end"),
