@@ -24,6 +24,7 @@ from autotuner.diffusion.inert import Hook, NoRun
 from autotuner.diffusion.injection import Injection
 from autotuner.diffusion.live import LiveKnobs
 from autotuner.diffusion.live_schedule import LiveSchedule
+from autotuner.diffusion.looks import Looks
 from autotuner.diffusion.multires import View, merged
 from autotuner.diffusion.pace import nap
 from autotuner.diffusion.progress import Progress
@@ -32,9 +33,6 @@ from autotuner.diffusion.stages import Stages
 from autotuner.errors import DeclarationError
 from autotuner.knobs import find
 from autotuner.messages import FLAG_CHECKPOINT, FLAG_FIRST_OF_SHAPE, FLAG_NOT_FINITE
-
-MEASURING_SHARE = 0.15
-"""Most of a student's time that its evaluations take."""
 
 
 class Trainer:
@@ -81,7 +79,7 @@ class Trainer:
         self._began: float | None = None
         self.lr_scale = 1.0
         self.stage_entered = 0.0
-        self._evaluated_at = -math.inf
+        self._looks = Looks(config)
         self._stopping = False
         self._planned_at: float | None = None
         """Share of the budget that the present views follow from; None while the form's views are not in force."""
@@ -157,7 +155,7 @@ class Trainer:
         if self.multires.form == "progressive" and self._only_the_plan_moved("resolution"):
             self._plan("resolution", edge)
         stage = self.knobs.whole("distill")
-        move = self.verdict.move if stage and self._gates else 0
+        move = self.verdict.move if stage and self._gated else 0
         wanted, by = self.course.stage(self.budget_used, stage, move)
         # back, too: a training resumed with a larger budget has a teacher to train before its students
         if wanted > stage or self._only_the_plan_moved("distill"):
@@ -197,8 +195,8 @@ class Trainer:
         if 0 < value < before and value in self.stages.kept:
             self.stages.restore_student(self.stages.kept[int(value)])
         self.stage_entered = self.budget_used
-        if self._gates and value:  # a student that can do it as it is should not be taught it
-            self._evaluated_at = -math.inf
+        if self._gated and value:
+            self._looks.enter()
 
     def keep_student(self) -> None:
         """Keep the student of this stage, if any, to fall back to and, with a directory, as a file. Raises WriteError."""
@@ -347,33 +345,19 @@ class Trainer:
         posthoc.save(self._out / posthoc.FOLDER, posthoc.of(self.stages.teacher))
 
     def _evaluate_if_due(self) -> Evaluated | None:
-        interval = self.config.evaluation_interval
-        if interval is None:
-            due = self.step % (self.config.evaluate_every_steps or 1) == 0
-        else:
-            due = self.seconds - self._evaluated_at >= max(interval, self._patience)
-        return self.evaluate(len(self.evaluations) % self.config.quality_every == 0) if due else None
+        last = self.evaluations[-1] if self.evaluations else None
+        if not self._looks.due(self.step, self.seconds, last, gated=self._gated):
+            return None
+        return self.evaluate(self._looks.with_quality(len(self.evaluations), last, gated=self._gated))
 
     @property
-    def _patience(self) -> float:
-        """Seconds between two evaluations of a student below which measuring for its gate would take too much of the time.
-
-        None are waited for where the last one passed: the next may end the stage.
-        """
-        last = self.evaluations[-1] if self.evaluations and self.stages.stage else None
-        ends = self._gates and self.stages.stage < self.course.stages
-        if last is None or (ends and last.gap <= self.course.gate.advance):
-            return 0.0
-        return last.took_seconds / MEASURING_SHARE
-
-    @property
-    def _gates(self) -> bool:
+    def _gated(self) -> bool:
         """Whether it is the gate that ends stages."""
         return self.config.stage_rule == "gated" and not self.run.guided
 
     def evaluate(self, with_quality: bool) -> Evaluated:
         """Measure now, tell the hook, and save a preview when there is a directory for it."""
-        entering, self._evaluated_at = math.isinf(self._evaluated_at), self.seconds
+        entering = self._looks.taken(self.seconds)
         began = self._clock()
         measured = self.evaluator.measure(self.step, self.seconds, self.images, with_quality)
         if self._out is not None:
@@ -383,7 +367,7 @@ class Trainer:
         self.peak_bytes = max(self.peak_bytes, mx.get_peak_memory())
         measured = replace(measured, took_seconds=self._clock() - began)
         self.evaluations.append(measured)
-        if not entering:  # a student that has learned nothing yet must not be the one that is kept
+        if not entering:  # the one that is kept must have learned something
             self.stages.saw(measured.gap)
         self.run.evaluation(
             measured.step,

@@ -14,8 +14,9 @@ from autotuner.diffusion.distillation import start, students
 from autotuner.diffusion.distillation.inherit import inherit
 from autotuner.diffusion.evaluation import Evaluated
 from autotuner.diffusion.guidance import Guided
+from autotuner.diffusion.looks import MEASURING_SHARE, Looks
 from autotuner.diffusion.sample import solve, student_schedule
-from autotuner.diffusion.trainer import MEASURING_SHARE, Trainer
+from autotuner.diffusion.trainer import Trainer
 from autotuner.errors import ConfigurationError
 
 NAN = float("nan")
@@ -70,6 +71,55 @@ def test_a_student_that_passes_as_it_enters_is_asked_again_at_the_next_chance_an
     assert took[1][1] - took[0][1] < 20  # the interval and a step, no more
     assert took[2][1] - entered[2] < 20
     assert took[3][1] - took[2][1] >= trainer.evaluations[-2].took_seconds / MEASURING_SHARE  # back to its patience
+
+
+def row(stage, gap, took=3.0):
+    return Evaluated(10, 1.0, 100, 0.1, 1.0, 4, "student", took, stage, gap)
+
+
+def test_a_look_that_may_end_a_stage_samples_whatever_the_rhythm_says(make_trainer):
+    settings = {
+        "steps": None,
+        "seconds": 4000.0,
+        "evaluate_every_seconds": 5.0,
+        "evaluate_every_steps": None,
+        "quality_every": 3,
+    }
+    looks = Looks(students_of(make_trainer, **settings).config)
+    assert looks.with_quality(3, row(1, 1.3), gated=True)
+    assert not looks.with_quality(4, row(1, 1.3), gated=True)
+    assert looks.with_quality(4, row(1, 1.0), gated=True)
+    assert not looks.with_quality(4, row(1, 1.0), gated=False)
+    assert not looks.with_quality(4, row(2, 1.0), gated=True)  # the last stage has nothing to end in
+    looks.enter()
+    assert looks.with_quality(4, row(1, 1.3), gated=True)
+    assert looks.taken(0.0)
+    assert not looks.taken(9.0)
+
+
+def test_looks_at_a_student_keep_to_their_share_of_its_time(make_trainer):
+    settings = {"steps": None, "seconds": 4000.0, "evaluate_every_seconds": 5.0, "evaluate_every_steps": None}
+    looks = Looks(students_of(make_trainer, **settings).config)
+    assert looks.due(1, 0.0, None, gated=True)
+    looks.taken(100.0)
+    assert [looks.due(1, at, row(1, 1.3), gated=True) for at in (106.0, 119.0, 120.0)] == [False, False, True]  # 3 s / 0.15
+    assert [looks.due(1, at, row(1, 1.0), gated=True) for at in (104.0, 105.0)] == [False, True]
+    assert looks.due(1, 105.0, row(0, NAN), gated=True)  # a teacher has the interval alone
+    looks.enter()
+    assert looks.due(1, 100.1, row(1, 1.3), gated=True)
+
+
+def test_a_resumed_student_is_not_taken_for_one_that_enters(make_trainer, tmp_path):
+    trainer = students_of(make_trainer, student_ladder=(2,))
+    records = trainer.steps()
+    while trainer.stages.stage == 0:
+        next(records)
+    next(records)
+    trainer.stages.best = None
+    checkpoint.save(trainer, tmp_path / "half.safetensors")
+    resumed = students_of(make_trainer, student_ladder=(2,))
+    checkpoint.restore(resumed, tmp_path / "half.safetensors")
+    assert resumed.evaluate(with_quality=True).gap == resumed.stages.best[0]
 
 
 def test_no_stage_lasts_longer_than_its_equal_part(make_trainer):
