@@ -56,9 +56,9 @@ class Holdout:
     """Draws the arm of each new run, and keeps the verdict on the policy that the daemon serves."""
 
     def __init__(self, config: Config, policy: Policy, journal: Journal) -> None:
-        """Reads an earlier verdict and what the journal knows; raises JournalError."""
+        """Reads an earlier verdict; raises JournalError. Runs are first compared by ``judge``: no start waits for that."""
         self.gain: Gain | None = None
-        """None while there are fewer than FEWEST runs on either side."""
+        """None before the first ``judge``, and while there are fewer than FEWEST runs on either side."""
         self.counts = {TREATED: 0, HELD_OUT: 0}
         """Ended runs of each arm."""
         self.demoted = ""
@@ -66,13 +66,12 @@ class Holdout:
         self._config = config
         self._policy = policy
         self._journal = journal
-        self._stale = False
+        self._compared = self._stale = False
         self.served = served_name(policy)
         self._log = get_log()
         if self._measures:
             verdicts = [record for record in journal.modes() if record.served_policy == self.served]
             self.demoted = verdicts[-1].why if verdicts else ""
-            self._compare()
 
     @property
     def mode(self) -> str:
@@ -115,10 +114,12 @@ class Holdout:
 
         Raises JournalError.
         """
-        if not self._stale or not self._measures:
+        if not self._measures or (self._compared and not self._stale):
             return
         self._compare()
-        self._stale = False
+        looks, self._compared, self._stale = self._stale, True, False
+        if not looks:  # a restart brings no new run: what is known is told, and condemns nobody again
+            return
         if self.demoted or self.gain is None or self.gain.high >= 0 or self._config.mode != "act":
             return
         self.demoted = (

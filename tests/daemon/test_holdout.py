@@ -195,6 +195,7 @@ def page(daemon):
 def test_no_gain_is_told_before_ten_runs_on_each_side(tmp_path, monkeypatch):
     past(tmp_path, {"treated": 40, "held_out": FEWEST - 1}, 50.0, 100.0)
     daemon = start_daemon(tmp_path, monkeypatch)
+    daemon.tick(at(1.0))
     assert daemon.snapshot.gain is None
     assert "autotuner_gain_ratio" not in page(daemon)
     assert f"autotuner_holdout_runs {FEWEST - 1}.0" in page(daemon)
@@ -204,6 +205,7 @@ def test_no_gain_is_told_before_ten_runs_on_each_side(tmp_path, monkeypatch):
 def test_the_gain_is_on_metrics_and_status_page(tmp_path, monkeypatch):
     past(tmp_path, {"treated": 20, "held_out": FEWEST}, 50.0, 100.0)
     daemon = start_daemon(tmp_path, monkeypatch)
+    daemon.tick(at(1.0))
     gain = daemon.snapshot.gain
     assert gain.ratio == pytest.approx(0.5, abs=0.05)
     assert 0 < gain.low < gain.ratio < gain.high
@@ -214,9 +216,25 @@ def test_the_gain_is_on_metrics_and_status_page(tmp_path, monkeypatch):
     kill(daemon)
 
 
+def test_a_start_does_not_wait_for_the_comparison(tmp_path, monkeypatch):
+    past(tmp_path, {"treated": 20, "held_out": FEWEST}, 50.0, 100.0)
+    monkeypatch.setattr("autotuner.daemon.gain.estimate", lambda *_: pytest.fail("compared before the first tick"))
+    kill(start_daemon(tmp_path, monkeypatch))
+
+
+def test_a_restart_is_no_further_look_that_could_condemn(tmp_path, monkeypatch):
+    past(tmp_path, {"treated": 20, "held_out": FEWEST}, 200.0, 100.0)
+    daemon = start_daemon(tmp_path, monkeypatch)
+    daemon.tick(at(1.0))
+    assert daemon.snapshot.gain.high < 0
+    assert (daemon.snapshot.mode, daemon.journal.modes()) == ("act", [])
+    kill(daemon)
+
+
 def test_runs_of_another_policy_do_not_count(tmp_path, monkeypatch):
     past(tmp_path, {"treated": 20, "held_out": 20}, 50.0, 100.0, served="rules")
     daemon = start_daemon(tmp_path, monkeypatch)
+    daemon.tick(at(1.0))
     assert daemon.snapshot.gain is None
     assert daemon.snapshot.holdout_runs == 0
     kill(daemon)
@@ -296,6 +314,7 @@ def test_the_status_document_has_the_gain(tmp_path, monkeypatch, capsys):
 
     past(tmp_path, {"treated": 20, "held_out": FEWEST}, 50.0, 100.0)
     daemon = start_daemon(tmp_path, monkeypatch)
+    daemon.tick(at(1.0))
     document = json.loads(json.dumps(status_document(Tick(daemon.snapshot, 0.0), False)))
     monkeypatch.setattr("autotuner.cli.status.ask", lambda address: document)
     monkeypatch.setattr("autotuner.cli.status.read_address", lambda state: type("Address", (), {"url": "http://x"}))
