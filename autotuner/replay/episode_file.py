@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,18 @@ def check_suffix(path: Path) -> None:
 
 
 def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
-    """Write them; raises ArtefactError for another suffix, OSError."""
+    """Write them all or leave what was there; raises ArtefactError for another suffix, and where the disk refuses."""
     check_suffix(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        _write(draft, path.suffix, episodes)
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ArtefactError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _write(path: Path, suffix: str, episodes: Sequence[Episode]) -> None:
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for i, episode in enumerate(episodes):
         for name in COLUMNS:
@@ -44,7 +55,7 @@ def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
         "format": FORMAT, "observation_version": OBSERVATION_VERSION, "features": FEATURES, "actions": ACTION_NAMES,
         "knobs": KNOB_NAMES, "runs": [episode.about for episode in episodes],
     }  # fmt: skip
-    if path.suffix == ".json":
+    if suffix == ".json":
         columns = {name: [_nothing_for_nan(value) for value in values] for name, values in columns.items()}
         path.write_text(json.dumps({**head, "columns": columns}, allow_nan=False) + "\n", encoding="utf-8")
         return

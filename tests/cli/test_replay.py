@@ -199,6 +199,24 @@ def test_a_file_brings_back_what_was_written(tmp_path, monkeypatch, name):
     assert [math.isnan(x) for x in read.columns["propensity"]] == [math.isnan(x) for x in episode.columns["propensity"] * 2]
 
 
+@pytest.mark.parametrize("name", ["episodes.npz", "episodes.json"])
+def test_a_disk_that_refuses_leaves_the_file_that_was_there(tmp_path, monkeypatch, name):
+    live_through(tmp_path, monkeypatch)
+    _, episode = episode_of(tmp_path)
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    path.write_bytes(b"earlier")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(ArtefactError, match=f"{name} cannot be written: No space left"):
+        write_episodes(path, [episode])
+    assert path.read_bytes() == b"earlier"
+    assert [each.name for each in path.parent.iterdir()] == [name]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"observation_version": 1}, "observation version 1"), ({"actions": []}, "actions differ"), ({"format": 9}, "format 1")],
