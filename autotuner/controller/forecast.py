@@ -16,7 +16,7 @@ from autotuner.controller.forecast_models import (
     evaluation_share,
     exceeds,
     image_seconds,
-    learning_curve,
+    learning_slope,
     memory_share,
     memory_trend,
     preview_share,
@@ -24,6 +24,7 @@ from autotuner.controller.forecast_models import (
 from autotuner.controller.observation import moved
 from autotuner.controller.pacing import pace_wish
 from autotuner.controller.policy import Choice
+from autotuner.controller.rules import GAP_CLOSED, HIGH_MEMORY
 from autotuner.controller.window import RunWindow
 from autotuner.knobs import find
 
@@ -32,14 +33,14 @@ WORTH_IT = 0.05
 CERTAIN = 2.0
 LEAST = 0.004
 """...and never by less than this, however certain."""
-HIGH_SHARE = 0.92
-"""Share of the memory that the run may use above which it is taken back before anything else is thought of."""
 PLANNED_SHARE = 0.88
 RISKY_SHARE = 0.95
 COARSE_WORTH = 3.0
 """An image at ratio r of full resolution teaches r**COARSE_WORTH as much for the loss at full resolution: a prior."""
 OCTAVE_COST = 0.15
-"""Prior: learning at 2**k times the script's rate is exp(-OCTAVE_COST * k**2) as efficient."""
+"""Prior: learning at 2**k times the script's rate is exp(-OCTAVE_COST * k**2) as efficient.
+
+The simulator assumes the same number, so that what this brings there is no evidence."""
 REFERENCE_GAIN, REFERENCE_SPREAD = 0.15, 0.1
 """Prior: what the reference density is worth against a named one that the script started with."""
 CACHE_GAIN = 0.06
@@ -53,8 +54,6 @@ STUDENT_FLOOR, STUDENT_TIME = 0.5, 0.12
 TEACHER_WORTH = 3.0
 """Held-out loss against few-step distance, both logarithms, when time is shared between teacher and student."""
 LATEST_STUDENT = 0.85
-GAP_CLOSED = 0.05
-"""Logarithm of the gap to the teacher below which a stage is passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,7 @@ class _Look:
     def relief(self) -> Iterator[Wish]:
         """Memory that is short now, or will be within a few intervals."""
         soon = self.share + 4.0 * memory_trend(self.window)
-        if self.pressure == 0 and soon <= HIGH_SHARE:
+        if self.pressure == 0 and soon <= HIGH_MEMORY:
             return
         reason = "memory_pressure" if self.pressure else "memory_high"
         detail = f"{self.share:.0%} of the memory used, {soon:.0%} expected"
@@ -157,13 +156,13 @@ class _Look:
 
     def _best_beginning(self, used: float) -> float:
         """The share of the budget from which a student is worth more than a longer teacher, by the curve's tail."""
-        curve, target = learning_curve(self.window), self.window.declaration.target
+        curve, target = learning_slope(self.window), self.window.declaration.target
         last = self.window.last_sample
         if last is None or used <= 0:
             return 1.0
         if target and used < LATEST_STUDENT - 0.1 and not self._reached(target):
             return LATEST_STUDENT
-        slope = curve.slope if curve else 0.1
+        slope = 0.1 if curve is None else curve
         shares = [used, *(used + 0.02 * k for k in range(1, 40) if used + 0.02 * k <= LATEST_STUDENT)]
 
         def worth(begin: float) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import median
 
 from autotuner.controller.observation import predicted_bytes
 from autotuner.controller.window import RunWindow
@@ -113,26 +112,13 @@ def line(points: list[tuple[float, float]]) -> tuple[float, float, float]:
     return slope, mean_y - slope * mean_x, math.sqrt(residual / max(1, n - 2))
 
 
-@dataclass(frozen=True, slots=True)
-class LearningCurve:
-    """The tail of log held-out loss against log steps: ``level - slope * log(step)`` with a residual spread."""
-
-    slope: float
-    level: float
-    spread: float
-
-    def log_loss(self, step: float) -> float:
-        """Natural logarithm of the held-out loss expected at ``step``."""
-        return self.level - self.slope * math.log(max(step, 1.0))
-
-
-def learning_curve(window: RunWindow) -> LearningCurve | None:
-    """The teacher's curve from its last evaluations at full resolution; None for fewer than three."""
+def learning_slope(window: RunWindow) -> float | None:
+    """``-d log(held-out loss) / d log(step)`` of the teacher's last evaluations, at least 0; None for fewer than three."""
     points = [(math.log(max(e.step, 1)), math.log(e.held_out_loss)) for e in window.evaluations if e.stage == 0][-TAIL:]
     if len(points) < 3 or points[-1][0] <= points[0][0]:
         return None
-    slope, level, spread = line(points[-max(3, len(points) // 2) :])
-    return LearningCurve(max(0.0, -slope), level, spread)
+    slope, _, _ = line(points[-max(3, len(points) // 2) :])
+    return max(0.0, -slope)
 
 
 def evaluation_share(window: RunWindow, now: float) -> float:
@@ -156,9 +142,3 @@ def preview_share(window: RunWindow, now: float) -> float:
 
 def _total(values: Iterable[float]) -> float:
     return sum(value for value in values if math.isfinite(value))
-
-
-def images_per_second(window: RunWindow, last: int = 3) -> float:
-    """Median of the last intervals at the shape in force; 0 before any."""
-    known = [i.images_per_second for i in list(window.intervals)[-last:] if i.images_per_second > 0]
-    return median(known) if known else 0.0

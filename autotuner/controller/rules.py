@@ -21,6 +21,7 @@ DISTILL_SPAN = 0.10
 GAP_CLOSED = 0.05
 """Logarithm of the gap to the teacher at which a stage has done its part."""
 HIGH_MEMORY = 0.92
+"""Share of the memory that the run may use above which it is taken back before anything else is thought of."""
 FREE_MEMORY = 0.80
 PATIENCE = 0.5
 """since_change (sixteenths of intervals) for which memory must have been free before a reduced micro-batch grows again."""

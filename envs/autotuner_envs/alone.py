@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotuner_envs.rewards import Costs, potential, reward
 from autotuner_envs.scenario import Scenario
-from autotuner_envs.schedules import Outcome
+from autotuner_envs.schedules import Outcome, crossing, outcome_of
 from autotuner_envs.simulator import Simulator
 
 SLICES = 240
@@ -94,26 +94,7 @@ def play_alone(scenario: Scenario, script: Script) -> Outcome:
         heat += progress.heat_seconds
         if reached is None and simulator.held_out_loss() <= scenario.target:
             reached = crossing(then, loss, simulator.elapsed, simulator.held_out_loss(), scenario.target)
-    state, budget = simulator.state, scenario.budget_seconds
-    return Outcome(
-        reward=sum(totals.values()),
-        seconds_to_target=budget if reached is None else reached,
-        budget_seconds=budget,
-        reached=reached is not None,
-        held_out_loss=simulator.held_out_loss(),
-        quality=simulator.quality(),
-        pressure_seconds_share=pressure / budget,
-        heat_seconds_share=heat / budget,
-        out_of_memory=state.out_of_memory,
-        killed=state.killed,
-        changes=changes,
-        terms=totals,
-    )
+    return outcome_of(simulator, totals, reached, pressure, heat, changes)
 
 
 _NOTHING = Costs(0.0, 0.0, 0.0, 0, killed=False, changes=0)
-
-
-def crossing(then: float, loss_then: float, now: float, loss: float, target: float) -> float:
-    """Seconds at which a loss that fell from ``loss_then`` to ``loss`` met the target, by linear interpolation."""
-    return now if loss_then <= loss else then + (now - then) * (loss_then - target) / (loss_then - loss)

@@ -16,7 +16,7 @@ from autotuner.controller.learned import Learned
 from autotuner.controller.policy import Policy
 from autotuner.controller.rules import Rules
 from autotuner_envs.scenario import Scenario
-from autotuner_envs.simulator import START_TIME
+from autotuner_envs.simulator import START_TIME, Simulator
 from autotuner_envs.training_run import TrainingRun
 
 Chooser = Callable[[TrainingRun, np.ndarray, np.ndarray], int]
@@ -127,25 +127,36 @@ def _crossing(env: TrainingRun, before: tuple[float, float] | None) -> float | N
     now, loss, target = env.simulator.elapsed, env.simulator.held_out_loss(), env.scenario.target
     if loss > target:
         return None
-    if before is None or before[1] <= loss:
-        return now
-    return before[0] + (now - before[0]) * (before[1] - target) / (before[1] - loss)
+    return now if before is None else crossing(*before, now, loss, target)
+
+
+def crossing(then: float, loss_then: float, now: float, loss: float, target: float) -> float:
+    """Seconds at which a loss that fell from ``loss_then`` to ``loss`` met the target, by linear interpolation."""
+    return now if loss_then <= loss else then + (now - then) * (loss_then - target) / (loss_then - loss)
 
 
 def _outcome(env: TrainingRun, totals: dict[str, float], reached: float | None) -> Outcome:
-    state, budget = env.simulator.state, env.scenario.budget_seconds
+    changes = sum(len(decision.changes) for decision in env.decisions)
+    return outcome_of(env.simulator, totals, reached, env.pressure_seconds, env.heat_seconds, changes)
+
+
+def outcome_of(
+    simulator: Simulator, totals: dict[str, float], reached: float | None, pressure: float, heat: float, changes: int
+) -> Outcome:
+    """What is told of an ended run; ``pressure`` and ``heat`` are seconds."""
+    state, budget = simulator.state, simulator.scenario.budget_seconds
     return Outcome(
         reward=sum(totals.values()),
         seconds_to_target=budget if reached is None else reached,
         budget_seconds=budget,
         reached=reached is not None,
-        held_out_loss=env.simulator.held_out_loss(),
-        quality=env.simulator.quality(),
-        pressure_seconds_share=env.pressure_seconds / budget,
-        heat_seconds_share=env.heat_seconds / budget,
+        held_out_loss=simulator.held_out_loss(),
+        quality=simulator.quality(),
+        pressure_seconds_share=pressure / budget,
+        heat_seconds_share=heat / budget,
         out_of_memory=state.out_of_memory,
         killed=state.killed,
-        changes=sum(len(decision.changes) for decision in env.decisions),
+        changes=changes,
         terms=totals,
     )
 

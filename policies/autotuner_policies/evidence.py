@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from autotuner_envs.alone import Halving, Planned, Static, play_alone
 from autotuner_envs.scenario import Scenario
-from autotuner_envs.scenarios import BAD_STARTS, CALM, SEEDS, draw, families
+from autotuner_envs.scenarios import BAD_STARTS, CALM, draw
 from autotuner_envs.schedules import HAND_TUNED, PLANS, constant, of_policy, play, random_legal
 
 from autotuner.controller.actions import ACTION_NAMES, HOLD
@@ -31,6 +31,7 @@ from autotuner.controller.hold import Hold
 from autotuner.controller.learned import Learned
 from autotuner.controller.rules import Rules
 from autotuner_policies.catalog import ARTEFACTS
+from autotuner_policies.evaluate import Key, keys
 from autotuner_policies.statistics import Estimate, estimate
 
 STATICS: tuple[Static, ...] = tuple(
@@ -44,7 +45,6 @@ GOALS = {
     "vs_best_static_shifted": 0.25, "vs_best_static_stationary": -0.02, "vs_rules": 0.05,
     "regret": 0.10, "bad_start_speedup": 1.5,
 }  # fmt: skip
-Key = tuple[str, int]
 Row = dict[str, float]
 """What is kept of one run: seconds to the target, and what is counted."""
 Arm = Callable[[Scenario], Row]
@@ -120,11 +120,6 @@ class Kept:
 def score(own: Row, other: Row) -> float:
     """log(seconds of the other / own): positive is sooner."""
     return float(np.log(other["seconds"] / own["seconds"]))
-
-
-def keys(split: str, count: int) -> list[Key]:
-    """The first ``count`` scenarios of each family of a split."""
-    return [(family, SEEDS[split] + i) for family in families(split) for i in range(count)]
 
 
 def choose_static(kept: Kept, count: int) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from autotuner_envs.alone import Halving, Planned, Static, crossing, play_alone
+from autotuner_envs.alone import Halving, Planned, Static, play_alone
 from autotuner_envs.scenarios import draw
-from autotuner_envs.schedules import of_policy, play
+from autotuner_envs.schedules import crossing, of_policy, play
 from autotuner_envs.simulator import Simulator
 
 from autotuner.controller.hold import Hold
