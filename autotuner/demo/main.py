@@ -61,7 +61,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
     parser.add_argument("--out", type=Path, default=Path("demo-report"), help="directory of the report (default: %(default)s)")
     parser.add_argument("--data", help="a folder of images or of idx files (default: Fashion-MNIST, else digits)")
-    parser.add_argument("--policy", default="learned", help="policy of the tuned run: learned, rules, hold or a path")
+    parser.add_argument(
+        "--policy", default="default", help="policy of the tuned run, as in the daemon (default: the daemon's own)"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of model and data order, the same in both runs (default: %(default)s)"
     )
