@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from random import Random
 
 from autotuner.diffusion.plan import TEACHER_SHARE, student_rate, teacher_rate
 from autotuner.messages import (
@@ -20,16 +19,18 @@ from autotuner.messages import (
 )
 from autotuner.telemetry.heat import HeatModel
 from autotuner.telemetry.scripted import InjectedState, slowdown
+from autotuner_envs.draws import EVALUATION, FINITE, KILL, LOSS, QUALITY, STEP, normal, uniform
 from autotuner_envs.machine import EVALUATIONS, QUALITY_EVERY
 from autotuner_envs.scenario import Scenario
 
 START_TIME = 1000.0
 QUALITY_STEPS = 4
-_WARN_SHARE = 0.9  # of the memory limit: pressure 1 above it, 2 above the limit itself
-_KILL_SHARE = 1.4  # of the memory limit: above it the script meets out of memory
-_KILL_HAZARD = 0.06  # chance a slice above it that the machine kills the run
-_LOSS_NOISE = 0.06  # relative deviation of one training loss from the smooth curve
-_EVALUATION_NOISE = 0.002
+WARN_SHARE = 0.9  # of the memory limit: pressure 1 above it, 2 above the limit itself
+KILL_SHARE = 1.4  # of the memory limit: above it the script meets out of memory
+KILL_HAZARD = 0.06  # chance a slice above it that the machine kills the run
+LOSS_NOISE = 0.06  # relative deviation of one training loss from the smooth curve
+EVALUATION_NOISE = 0.002
+QUALITY_NOISE = 0.02
 
 
 @dataclass(slots=True)
@@ -64,6 +65,8 @@ class RunState:
     thermal_level: int = 0
     memory_pressure: int = 0
     frequency_ratio: float = 1.0
+    slices: int = 0
+    """Slices of time so far: names the draws of the present one."""
     killed: bool = False
     out_of_memory: int = 0
     """Slices in which memory ran out."""
@@ -89,7 +92,6 @@ class Simulator:
         self.state = RunState()
         self.positions = scenario.declaration.start
         self.revision = 0
-        self._random = Random(scenario.seed)
         self._index = {knob.name: i for i, knob in enumerate(scenario.declaration.knobs)}
         self._heat = (
             HeatModel(scenario.heat.profile, scenario.heat.ambient_celsius, scenario.heat.time_scale) if scenario.heat else None
@@ -136,9 +138,16 @@ class Simulator:
         seconds = min(seconds, self.scenario.budget_seconds - self.elapsed)
         before = self.state.out_of_memory
         self._slice(seconds, records)
+        self.state.slices += 1
         pressure = seconds * (self.state.memory_pressure >= 2)
         heat = seconds * (self.state.thermal_level >= 2)
         return Progress(tuple(records), self._machine(), seconds, pressure, heat, self.state.out_of_memory - before)
+
+    def _uniform(self, purpose: int) -> float:
+        return uniform(self.scenario.seed, self.state.slices, purpose)
+
+    def _normal(self, purpose: int) -> float:
+        return normal(self.scenario.seed, self.state.slices, purpose)
 
     def _apply(self, asked: tuple[int, ...], records: list[Record]) -> None:
         if asked == self.positions:
@@ -168,7 +177,7 @@ class Simulator:
         self._use_memory(stage, seconds)
         pace = self.value("pace")
         factor = slowdown(self._injected(), state.used_bytes)
-        noise = math.exp(self._random.gauss(0.0, scenario.step_noise))
+        noise = math.exp(scenario.step_noise * self._normal(STEP))
         cool = scenario.step.seconds(scenario.batch, self.value("micro_batch"), self._ratio(), stage)
         step_seconds = cool * self._cache_penalty() * factor * noise / pace
         paid = min(seconds, state.owed_seconds)
@@ -211,10 +220,10 @@ class Simulator:
         state.peak_bytes = resident + transient
         state.used_bytes = max(state.peak_bytes, resident + state.cached_bytes)
         limit = self.scenario.limit(self.elapsed)
-        state.memory_pressure = 2 if state.used_bytes > limit else 1 if state.used_bytes > _WARN_SHARE * limit else 0
-        if state.peak_bytes > _KILL_SHARE * limit:  # a cache is given up before an allocation fails
+        state.memory_pressure = 2 if state.used_bytes > limit else 1 if state.used_bytes > WARN_SHARE * limit else 0
+        if state.peak_bytes > KILL_SHARE * limit:  # a cache is given up before an allocation fails
             state.out_of_memory += 1
-            state.killed = state.killed or self._random.random() < _KILL_HAZARD
+            state.killed = state.killed or self._uniform(KILL) < KILL_HAZARD
 
     def _cache_penalty(self) -> float:
         """A cache smaller than one pass needs makes the framework allocate anew: up to 10 % (assumed)."""
@@ -268,9 +277,9 @@ class Simulator:
         state = self.state
         if self._in_gap():
             return
-        finite = self._random.random() >= lost
+        finite = self._uniform(FINITE) >= lost
         flags = (FLAG_FIRST_OF_SHAPE if first else 0) | (0 if finite else FLAG_NOT_FINITE)
-        if state.peak_bytes > _KILL_SHARE * self.scenario.limit(self.elapsed):
+        if state.peak_bytes > KILL_SHARE * self.scenario.limit(self.elapsed):
             flags |= FLAG_OUT_OF_MEMORY
         loss = self._training_loss(stage) if finite else NAN
         resident = state.peak_bytes - self._transient(stage)
@@ -292,7 +301,7 @@ class Simulator:
 
     def _training_loss(self, stage: int) -> float:
         """Loss on the batch at its own resolution: no transient there, and easier at lower resolution."""
-        noise = math.exp(self._random.gauss(0.0, _LOSS_NOISE))
+        noise = math.exp(LOSS_NOISE * self._normal(LOSS))
         if stage:
             return 0.1 * self.state.student_ratio * noise
         return (self.held_out_loss() - self.state.transient) * self._ratio() ** 0.3 * noise
@@ -309,8 +318,8 @@ class Simulator:
             + with_quality * cost.quality_seconds
         )
         state.owed_seconds += seconds * factor
-        loss = self.held_out_loss() * math.exp(self._random.gauss(0.0, _EVALUATION_NOISE))
-        quality = self.quality() * math.exp(self._random.gauss(0.0, 0.02)) if with_quality else NAN
+        loss = self.held_out_loss() * math.exp(EVALUATION_NOISE * self._normal(EVALUATION))
+        quality = self.quality() * math.exp(QUALITY_NOISE * self._normal(QUALITY)) if with_quality else NAN
         gap = scenario.distillation.gap(quality / state.student_base) if with_quality and stage else NAN
         if not self._in_gap():
             steps = QUALITY_STEPS if with_quality else 0
