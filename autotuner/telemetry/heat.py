@@ -67,13 +67,13 @@ AMBIENT_CELSIUS = 24.0
 GPU_BOUND_SHARE = 0.9
 """Share of a training step that scales with the clock (assumed)."""
 
-_POWER_EXPONENT = 2.3
-_GOVERNOR_GAIN = 0.004  # clock ratio a second and kelvin above the limit; half of it below
-_LOWEST_RATIO = 0.2
-_CYCLE_RAMP = 0.05  # clock ratio a second at which the limit-cycle governor ramps again
-_FAN_STARTS_CELSIUS, _FAN_RANGE_KELVIN, _FAN_LAG_SECONDS = 60.0, 35.0, 15.0
-_SKIN_HYSTERESIS_KELVIN = 3.0
-_LEVEL_FALLS_AFTER_SECONDS = 8.0
+POWER_EXPONENT = 2.3
+GOVERNOR_GAIN = 0.004  # clock ratio a second and kelvin above the limit; half of it below
+LOWEST_RATIO = 0.2
+CYCLE_RAMP = 0.05  # clock ratio a second at which the limit-cycle governor ramps again
+FAN_STARTS_CELSIUS, FAN_RANGE_KELVIN, FAN_LAG_SECONDS = 60.0, 35.0, 15.0
+SKIN_HYSTERESIS_KELVIN = 3.0
+LEVEL_FALLS_AFTER_SECONDS = 8.0
 # A governor that settles turns at 0.15 rad/s at most: at 2 s its clock is within 0.015 of the exact one on the way down, and
 # the work of 1200 s within 0.001. One that switches at a temperature, or a cap that waits, is as exact as its substep.
 _SETTLING_SUBSTEP_SECONDS, _SWITCHING_SUBSTEP_SECONDS = 2.0, 1.0
@@ -109,8 +109,8 @@ class HeatModel:
     """
 
     __slots__ = (
-        "_burst_used", "_calm_seconds", "_die_decay", "_dropped", "_governed", "_longest_substep", "_skin_capped", "_substep",
-        "ambient_celsius", "external_watts", "frequency_cap", "profile", "state", "time_scale",
+        "_burst_used", "_calm_seconds", "_die_decay", "_dropped", "_governed", "_skin_capped", "_substep",
+        "ambient_celsius", "external_watts", "frequency_cap", "longest_substep", "profile", "state", "time_scale",
     )  # fmt: skip
 
     def __init__(
@@ -132,7 +132,7 @@ class HeatModel:
         case = ambient_celsius + row.idle_watts * row.case_kelvin_per_watt if case_celsius is None else case_celsius
         self.state = HeatState(case + row.idle_watts * row.die_kelvin_per_watt, case)
         switches = row.resume_celsius is not None or row.sustained_watts < math.inf
-        self._longest_substep = _SWITCHING_SUBSTEP_SECONDS if switches else _SETTLING_SUBSTEP_SECONDS
+        self.longest_substep = _SWITCHING_SUBSTEP_SECONDS if switches else _SETTLING_SUBSTEP_SECONDS
         self._governed = 1.0
         self._dropped = False
         self._skin_capped = False
@@ -145,7 +145,7 @@ class HeatModel:
         """Let ``seconds`` pass with the processors busy for the share ``duty`` of it."""
         duty = min(1.0, max(0.0, duty))
         remaining = max(0.0, seconds) * self.time_scale
-        count = max(1, math.ceil(remaining / self._longest_substep))
+        count = max(1, math.ceil(remaining / self.longest_substep))
         substep = remaining / count
         if substep != self._substep:
             profile = self.profile
@@ -159,15 +159,15 @@ class HeatModel:
         """One substep: power, then die (exact for constant power), case, fan, governor and level."""
         profile, state = self.profile, self.state
         ratio = self._limited(duty, seconds)
-        watts = profile.idle_watts + (profile.max_watts - profile.idle_watts) * duty * ratio**_POWER_EXPONENT
+        watts = profile.idle_watts + (profile.max_watts - profile.idle_watts) * duty * ratio**POWER_EXPONENT
         settled = state.case_celsius + (watts + self.external_watts) * profile.die_kelvin_per_watt
         die = settled + (state.die_celsius - settled) * self._die_decay
         inflow = ((die + state.die_celsius) / 2 - state.case_celsius) / profile.die_kelvin_per_watt
         case_kelvin_per_watt = profile.case_kelvin_per_watt / (1.0 + profile.fan_gain * state.fan_ratio)
         outflow = (state.case_celsius - self.ambient_celsius) / case_kelvin_per_watt
         state.case_celsius += seconds * (inflow - outflow) / profile.case_joules_per_kelvin
-        demand = min(1.0, max(0.0, (die - _FAN_STARTS_CELSIUS) / _FAN_RANGE_KELVIN))
-        state.fan_ratio += (demand - state.fan_ratio) * min(1.0, seconds / _FAN_LAG_SECONDS)
+        demand = min(1.0, max(0.0, (die - FAN_STARTS_CELSIUS) / FAN_RANGE_KELVIN))
+        state.fan_ratio += (demand - state.fan_ratio) * min(1.0, seconds / FAN_LAG_SECONDS)
         state.die_celsius, state.watts, state.frequency_ratio = die, watts, ratio
         self._govern(die, seconds)
         self._relevel(die, seconds)
@@ -178,7 +178,7 @@ class HeatModel:
         ratio = min(self._governed, self.frequency_cap)
         if profile.skin_cap_watts < math.inf:
             case = self.state.case_celsius
-            self._skin_capped = case >= profile.skin_limit_celsius - (_SKIN_HYSTERESIS_KELVIN if self._skin_capped else 0.0)
+            self._skin_capped = case >= profile.skin_limit_celsius - (SKIN_HYSTERESIS_KELVIN if self._skin_capped else 0.0)
             if self._skin_capped:
                 ratio = min(ratio, self._ratio_at(profile.skin_cap_watts, duty))
         if profile.sustained_watts < math.inf:
@@ -192,17 +192,17 @@ class HeatModel:
         """The clock ratio at which this load draws ``watts``."""
         profile = self.profile
         busy = (profile.max_watts - profile.idle_watts) * duty
-        return 1.0 if busy <= 0 else min(1.0, ((watts - profile.idle_watts) / busy) ** (1.0 / _POWER_EXPONENT))
+        return 1.0 if busy <= 0 else min(1.0, ((watts - profile.idle_watts) / busy) ** (1.0 / POWER_EXPONENT))
 
     def _govern(self, die: float, seconds: float) -> None:
         profile = self.profile
         excess = die - profile.limit_celsius
         if profile.resume_celsius is None:
-            gain = _GOVERNOR_GAIN if excess > 0 else _GOVERNOR_GAIN / 2
-            self._governed = min(1.0, max(_LOWEST_RATIO, self._governed - gain * excess * seconds))
+            gain = GOVERNOR_GAIN if excess > 0 else GOVERNOR_GAIN / 2
+            self._governed = min(1.0, max(LOWEST_RATIO, self._governed - gain * excess * seconds))
             return
         self._dropped = die > profile.resume_celsius if self._dropped else excess >= 0
-        self._governed = _LOWEST_RATIO if self._dropped else min(1.0, self._governed + _CYCLE_RAMP * seconds)
+        self._governed = LOWEST_RATIO if self._dropped else min(1.0, self._governed + CYCLE_RAMP * seconds)
 
     def _relevel(self, die: float, seconds: float) -> None:
         """Heat raises the level at once and lowers it after a while; an electrical cap is not heat."""
@@ -210,7 +210,7 @@ class HeatModel:
         level = 2 if margin <= 1.0 or self._governed < 0.9 or self._skin_capped else 1 if margin <= 12.0 else 0
         state = self.state
         self._calm_seconds = self._calm_seconds + seconds if level < state.level else 0.0
-        if level > state.level or self._calm_seconds >= _LEVEL_FALLS_AFTER_SECONDS:
+        if level > state.level or self._calm_seconds >= LEVEL_FALLS_AFTER_SECONDS:
             state.level = level
             self._calm_seconds = 0.0
 

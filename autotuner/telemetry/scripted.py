@@ -20,9 +20,9 @@ INJECTED = "injected"
 MAX_AGE_SECONDS = 10.0
 """A driver that has not written for so long is taken for dead."""
 
-_GPU_BOUND = 0.9  # share of a step that scales with the clock; assumed, as in heat.py
-_SWAP_SLOPE = 6.0
-_SWAP_MAX = 4.0
+GPU_BOUND = 0.9  # share of a step that scales with the clock; assumed, as in heat.py
+SWAP_SLOPE = 6.0
+SWAP_MAX = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,10 @@ def slowdown(state: InjectedState, used_bytes: float = 0.0) -> float:
     Heat: the part of a step that is bound by the clock takes 1/f as long. Memory: above the limit a step costs
     ``1 + 6 * (used / limit - 1)`` as much, at most 4 times; that penalty is constructed to stand for swapping, not measured.
     """
-    factor = 1.0 - _GPU_BOUND + _GPU_BOUND / state.frequency_ratio
+    factor = 1.0 - GPU_BOUND + GPU_BOUND / state.frequency_ratio
     limit = state.memory_limit_bytes
     if limit is not None and used_bytes > limit:
-        factor *= min(_SWAP_MAX, 1.0 + _SWAP_SLOPE * (used_bytes / limit - 1.0))
+        factor *= min(SWAP_MAX, 1.0 + SWAP_SLOPE * (used_bytes / limit - 1.0))
     return factor
 
 

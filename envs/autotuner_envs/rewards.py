@@ -31,7 +31,7 @@ class Weights:
 
 WEIGHTS = Weights()
 BETTER = 0.7
-_BEYOND = 1.5
+BEYOND = 1.5
 """Progress beyond the target still counts, up to this multiple of the way."""
 
 
@@ -52,7 +52,7 @@ def potential(simulator: Simulator) -> Potential:
     way = math.log(first / simulator.held_out_loss()) / math.log(first / scenario.target)
     undistilled = scenario.distillation.undistilled(scenario.target)
     quality = math.log(simulator.quality() / undistilled) / math.log(BETTER)
-    return Potential(min(way, _BEYOND), min(max(quality, -_BEYOND), _BEYOND))
+    return Potential(min(way, BEYOND), min(max(quality, -BEYOND), BEYOND))
 
 
 @dataclass(frozen=True, slots=True)
