@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from autotuner_envs.batch.runs import BatchedRuns
 from autotuner_envs.scenarios import SEEDS, families, frozen
-from autotuner_envs.schedules import HAND_TUNED, Chooser, Schedule, of_policy, play
+from autotuner_envs.schedules import HAND_TUNED, Chooser, Schedule, of_policy
 from autotuner_envs.training_run import TrainingRun
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks
-from stable_baselines3.common.vec_env import DummyVecEnv
 
+from autotuner.controller.forecast import Forecast
 from autotuner.controller.learned import Learned
 from autotuner.controller.rules import Rules
 from autotuner_policies.export import arrays_of, versions, write
+from autotuner_policies.vectorised import VectorisedRuns, pool
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,15 @@ class Args:
     """Where the artefact of the chosen seed goes."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds; the one with the best validation reward is exported."""
-    steps: int = 300_000
+    steps: int = 4_000_000
     """Environment steps of each seed."""
-    environments: int = 8
+    environments: int = 128
     """Simulated runs stepped side by side in this process."""
-    rollout: int = 512
+    scenarios: int = 6_000
+    """Different training scenarios; each is met more than once."""
+    rollout: int = 128
     """Steps of each environment between two updates."""
-    batch: int = 512
+    batch: int = 2048
     """Transitions of one gradient step."""
     epochs: int = 5
     """Passes over each rollout."""
@@ -61,12 +65,12 @@ class Args:
     hidden: int = 64
     """Width of both hidden layers."""
     clone: str = "none"
-    """Policy to imitate before training: none, rules, hand or plain (two distillation stages at the end, nothing else)."""
+    """Policy to imitate before training: none, rules, forecast, hand or plain (two distillation stages, nothing else)."""
     clone_episodes: int = 150
     """Episodes of the imitated policy."""
     clone_epochs: int = 30
     """Passes over them."""
-    critic_steps: int = 24_000
+    critic_steps: int = 100_000
     """Environment steps in which the critic alone learns, so that a fresh critic does not undo what was cloned."""
     validation: int = 4
     """Validation scenarios of each family that choose the seed."""
@@ -87,19 +91,11 @@ def parse(arguments: Sequence[str]) -> Args:
     return Args(**{**values, "seeds": tuple(values["seeds"])})
 
 
-def make_environment(seed: int) -> TrainingRun:
-    """One environment of the training split, with its own stream of scenarios."""
-    env = TrainingRun("train")
-    env.reset(seed=seed)
-    return env
-
-
 def build(args: Args, seed: int) -> MaskablePPO:
-    """An untrained model."""
-    vectorised = DummyVecEnv([lambda i=i: make_environment(1000 * seed + i) for i in range(args.environments)])
+    """An untrained model; every seed has training scenarios of its own."""
     return MaskablePPO(
         "MlpPolicy",
-        vectorised,
+        VectorisedRuns(args.environments, pool(args.scenarios, seed * args.scenarios), seed),
         learning_rate=lambda left: args.learning_rate * max(left, 0.05),
         n_steps=args.rollout,
         batch_size=args.batch,
@@ -115,7 +111,12 @@ def build(args: Args, seed: int) -> MaskablePPO:
     )
 
 
-TEACHERS: dict[str, Chooser] = {"rules": of_policy(Rules()), "hand": HAND_TUNED, "plain": Schedule()}
+TEACHERS: dict[str, Chooser] = {
+    "rules": of_policy(Rules()),
+    "forecast": of_policy(Forecast()),
+    "hand": HAND_TUNED,
+    "plain": Schedule(),
+}
 
 
 def demonstrations(teacher: Chooser, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -167,11 +168,10 @@ def learn_critic(model: MaskablePPO, steps: int) -> None:
 def validate(model: MaskablePPO, count: int) -> float:
     """Mean reward of the greedy policy on the frozen validation scenarios."""
 
-    def choose(env: TrainingRun, observation: np.ndarray, mask: np.ndarray) -> int:
-        action, _ = model.predict(observation, action_masks=mask, deterministic=True)
-        return int(action)
+    def choose(runs: BatchedRuns) -> np.ndarray:
+        return model.predict(runs.observations, action_masks=runs.masks, deterministic=True)[0]
 
-    return float(np.mean([play(scenario, choose).reward for scenario in frozen("validation", count)]))
+    return float(np.mean(BatchedRuns(frozen("validation", count)).play(choose)))
 
 
 def train(args: Args, seed: int) -> tuple[MaskablePPO, dict[str, Any]]:

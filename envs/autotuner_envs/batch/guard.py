@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from autotuner.controller.guard import SETTLE_STEPS, GuardLimits
 from autotuner.controller.window import HISTORY
 from autotuner_envs.batch.compiled import compiled
@@ -29,13 +31,13 @@ CHANGES_PER_HOUR, RESTORE_FROM, SETTLE_SECONDS = _LIMITS.changes_per_hour, _LIMI
 @compiled
 def loading(knob: int) -> bool:
     """Whether more of ``knob`` asks more of memory or heat, and less of it takes load away."""
-    return knob == RESOLUTION or knob == MICRO_BATCH or knob == PACE or knob == CACHE_LIMIT
+    return knob in (RESOLUTION, MICRO_BATCH, PACE, CACHE_LIMIT)
 
 
 @compiled
 def wants_memory(knob: int) -> bool:
     """Whether more of ``knob`` needs memory."""
-    return knob == RESOLUTION or knob == MICRO_BATCH or knob == CACHE_LIMIT or knob == DISTILL
+    return knob in (RESOLUTION, MICRO_BATCH, CACHE_LIMIT, DISTILL)
 
 
 @compiled

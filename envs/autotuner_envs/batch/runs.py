@@ -93,16 +93,18 @@ def step_all(runs: Any, actions: Any, observations: Any, masks: Any, rewards: An
 
 
 class BatchedRuns:
-    """``len(scenarios)`` environments in lockstep.
+    """N environments in lockstep.
 
     ``observations`` (N, len(FEATURES)) float32, ``masks`` (N, ACTION_COUNT) bool, ``rewards`` (N,) float64 and ``ended`` (N,)
-    bool are overwritten by every step. A run that has ended stays as it is, with reward 0, until ``replace`` puts another there.
+    bool are overwritten by every step. A run that has ended stays as it is, with reward 0, until
+    ``replace`` puts another there.
     """
 
-    def __init__(self, scenarios: Sequence[Scenario]) -> None:
-        self.encoded = encoded(scenarios)
+    def __init__(self, scenarios: Sequence[Scenario] | Runs) -> None:
+        """``scenarios`` (N,), as they are or encoded."""
+        self.encoded = scenarios if isinstance(scenarios, np.ndarray) else encoded(scenarios)
         self.runs: Runs = self.encoded.copy()
-        count = len(scenarios)
+        count = len(self.runs)
         self.observations = np.zeros((count, len(FEATURES)), np.float32)
         self.masks = np.zeros((count, ACTION_COUNT), bool)
         self.rewards = np.zeros(count)

@@ -104,7 +104,7 @@ def limit_at(run: Any) -> float:
 def in_gap(run: Any) -> bool:
     """Whether telemetry is silent now."""
     now = elapsed(run)
-    for i in range(run.gap_count):
+    for i in range(run.gap_count):  # noqa: SIM110 - numba has no any() of a generator
         if run.gaps[i].start <= now < run.gaps[i].end:
             return True
     return False

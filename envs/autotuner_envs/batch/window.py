@@ -154,9 +154,9 @@ def acknowledge(run: Any, before: Any, time: float) -> None:
             continue
         run.changed[knob], run.direction[knob] = run.interval_count, 1 if new > old else -1
         run.changed_at = time
-        if knob == RESOLUTION or knob == DISTILL or knob == DENSITY:
+        if knob in (RESOLUTION, DISTILL, DENSITY):
             run.loss_comparable_from = run.interval_count + 1
-        if new < old and (knob == RESOLUTION or knob == MICRO_BATCH or knob == CACHE_LIMIT or knob == DISTILL):
+        if new < old and knob in (RESOLUTION, MICRO_BATCH, CACHE_LIMIT, DISTILL):
             run.window_out_of_memory = False
     resolution, micro_batch = run.positions[RESOLUTION], run.positions[MICRO_BATCH]
     if not run.seen_shapes[resolution, micro_batch]:
