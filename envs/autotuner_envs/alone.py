@@ -84,7 +84,7 @@ def play_alone(scenario: Scenario, script: Script) -> Outcome:
         progress = simulator.advance(asked, scenario.budget_seconds / SLICES)
         after = potential(simulator)
         costs = Costs(
-            progress.seconds, progress.pressure_seconds, progress.heat_seconds, progress.out_of_memory,
+            then, progress.seconds, progress.pressure_seconds, progress.heat_seconds, progress.out_of_memory,
             simulator.state.killed, moved,
         )  # fmt: skip
         for name, term in reward(before, after, costs, scenario.budget_seconds).items():
@@ -97,4 +97,4 @@ def play_alone(scenario: Scenario, script: Script) -> Outcome:
     return outcome_of(simulator, totals, reached, pressure, heat, changes)
 
 
-_NOTHING = Costs(0.0, 0.0, 0.0, 0, killed=False, changes=0)
+_NOTHING = Costs(0.0, 0.0, 0.0, 0.0, 0, killed=False, changes=0)

@@ -15,7 +15,7 @@ class Weights:
     progress: float = 2.0
     """For the held-out loss, on a logarithmic scale: 1 is the way from the first loss to the target."""
     waiting: float = 2.0
-    """For every share of the budget spent above the target, weighted by how far above."""
+    """For the logarithm of the time above the target: what the protocol's score counts."""
     quality: float = 1.0
     """For the quality at the target steps: 1 is a distance BETTER times that of the undistilled teacher at the target loss."""
     pressure: float = 2.0
@@ -31,6 +31,8 @@ class Weights:
 
 WEIGHTS = Weights()
 BETTER = 0.7
+WAIT_FROM = 1 / 60
+"""Share of the budget that is added to both ends of a wait, so that the first seconds do not weigh without bound."""
 BEYOND = 1.5
 """Progress beyond the target still counts, up to this multiple of the way."""
 
@@ -59,6 +61,8 @@ def potential(simulator: Simulator) -> Potential:
 class Costs:
     """What one interval cost besides time well spent."""
 
+    elapsed: float
+    """Seconds of the run when the interval began."""
     seconds: float
     pressure_seconds: float
     heat_seconds: float
@@ -67,14 +71,27 @@ class Costs:
     changes: int
 
 
+def waited(before: float, after: float, elapsed: float, seconds: float, budget_seconds: float) -> float:
+    """Logarithmic length of the part of an interval in which the target was not met, from the progress at its two ends.
+
+    Summed over a run it is log(seconds to the target), up to a constant: the target is met where progress, interpolated, is 1.
+    """
+    if after >= 1.0:
+        if before >= 1.0:
+            return 0.0
+        seconds *= (1.0 - before) / (after - before)
+    start = elapsed + WAIT_FROM * budget_seconds
+    return math.log((start + seconds) / start)
+
+
 def reward(
     before: Potential, after: Potential, costs: Costs, budget_seconds: float, weights: Weights = WEIGHTS
 ) -> dict[str, float]:
     """The terms of one interval; their sum is the reward."""
-    share = costs.seconds / budget_seconds
+    wait = waited(before.progress, after.progress, costs.elapsed, costs.seconds, budget_seconds)
     return {
         "progress": weights.progress * (after.progress - before.progress),
-        "waiting": -weights.waiting * share * min(1.0, max(0.0, 1.0 - after.progress)),
+        "waiting": -weights.waiting * wait,
         "quality": weights.quality * (after.quality - before.quality),
         "pressure": -weights.pressure * costs.pressure_seconds / budget_seconds,
         "heat": -weights.heat * costs.heat_seconds / budget_seconds,

@@ -88,7 +88,7 @@ class TrainingRun(gymnasium.Env[Observation, np.int64]):
         seconds = self.loop.interval_seconds / SLICES
         passed = pressure = heat = 0.0
         out_of_memory = 0
-        before = self._potential
+        before, elapsed = self._potential, self.simulator.elapsed
         for part in range(SLICES):
             progress = self.simulator.advance(self.loop.asked, seconds)
             for record in progress.records:
@@ -108,7 +108,7 @@ class TrainingRun(gymnasium.Env[Observation, np.int64]):
         self._potential = potential(self.simulator)
         self.pressure_seconds += pressure
         self.heat_seconds += heat
-        total = Costs(passed, pressure, heat, out_of_memory, self.simulator.state.killed, changes)
+        total = Costs(elapsed, passed, pressure, heat, out_of_memory, self.simulator.state.killed, changes)
         return reward(before, self._potential, total, self.scenario.budget_seconds)
 
     def _observe(self) -> Observation:

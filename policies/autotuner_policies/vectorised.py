@@ -26,6 +26,8 @@ def pool(count: int, first: int = 0, split: str = "train") -> Runs:
 class VectorisedRuns(VecEnv):
     """``environments`` runs in lockstep, each replaced by a random one of ``scenarios`` when it ends."""
 
+    render_mode = None
+
     def __init__(self, environments: int, scenarios: Runs, seed: int) -> None:
         super().__init__(
             environments,

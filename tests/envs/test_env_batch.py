@@ -11,8 +11,10 @@ from autotuner_envs import draws
 from autotuner_envs.batch.draws import normal, uniform
 from autotuner_envs.batch.runs import BatchedRuns
 from autotuner_envs.scenarios import FAMILIES, SEEDS, draw
+from autotuner_envs.schedules import of_policy, play
 from autotuner_envs.training_run import TrainingRun
 
+from autotuner.controller.hold import Hold
 from autotuner.controller.rules import Rules
 
 MOST = 80
@@ -62,6 +64,15 @@ def test_decisions_of_the_rules_lead_both_the_same_way():
         return rules.choose(loop.observe(now), tuple(mask), loop.window).action
 
     compare(scenarios_of(1, 100), choose)
+
+
+def test_seconds_to_the_target_are_those_of_a_scalar_episode():
+    scenarios = [draw(name, SEEDS["validation"]) for name in ("stationary", "memory_taken", "low_resolution", "short")]
+    batch = BatchedRuns(scenarios)
+    rewards = batch.play(lambda runs: np.zeros(len(scenarios), int))
+    outcomes = [play(scenario, of_policy(Hold())) for scenario in scenarios]
+    np.testing.assert_allclose(batch.seconds_to_target, [outcome.seconds_to_target for outcome in outcomes], rtol=1e-9)
+    np.testing.assert_allclose(rewards, [outcome.reward for outcome in outcomes], atol=1e-8)
 
 
 def test_draws_are_equal():

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from autotuner_envs.rewards import Costs, Potential, Weights, reward
+from autotuner_envs.rewards import Costs, Potential, Weights, reward, waited
 from autotuner_envs.scenarios import SEEDS, draw, families
 from autotuner_envs.schedules import HAND_TUNED, PLANS, of_policy, planned, play, random_legal
 
 from autotuner.controller.hold import Hold
 
-CALM = Costs(seconds=10.0, pressure_seconds=0.0, heat_seconds=0.0, out_of_memory=0, killed=False, changes=0)
+CALM = Costs(elapsed=30.0, seconds=10.0, pressure_seconds=0.0, heat_seconds=0.0, out_of_memory=0, killed=False, changes=0)
 EPISODES_A_FAMILY = 3
 
 
@@ -41,6 +41,15 @@ def test_waiting_costs_only_above_the_target():
     far, near = Potential(0.2, 0.0), Potential(1.2, 0.0)
     assert reward(far, far, CALM, 100.0)["waiting"] < 0
     assert reward(near, near, CALM, 100.0)["waiting"] == 0
+
+
+def test_waits_add_up_to_the_logarithm_of_the_time_to_the_target():
+    parts = [
+        waited(before, after, elapsed, 10.0, 600.0)
+        for before, after, elapsed in ((0.2, 0.6, 20), (0.6, 1.4, 30), (1.4, 1.2, 40))
+    ]
+    assert sum(parts) == pytest.approx(np.log((35.0 + 10.0) / (20.0 + 10.0)))  # met half way through the second; 600 / 60 added
+    assert waited(1.2, 0.9, 50, 10.0, 600.0) > 0  # lost again
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from autotuner.knobs import KNOB_NAMES
 
 @pytest.fixture(scope="module")
 def model():
-    return recipe.build(recipe.Args(environments=2, rollout=64, batch=64), seed=0)
+    return recipe.build(recipe.Args(environments=2, scenarios=4, rollout=64, batch=64), seed=0)
 
 
 def test_numpy_chooses_what_torch_chooses(model, tmp_path):
@@ -29,7 +29,7 @@ def test_numpy_chooses_what_torch_chooses(model, tmp_path):
 
 
 def test_a_few_hundred_steps_end_in_an_artefact(tmp_path, capsys):
-    flags = "--steps 256 --environments 2 --rollout 64 --batch 64 --epochs 1 --validation 1 --critic-steps 128"
+    flags = "--steps 256 --environments 2 --scenarios 4 --rollout 64 --batch 64 --epochs 1 --validation 1 --critic-steps 128"
     flags += " --clone hand --clone-episodes 2 --clone-epochs 2"
     directory = tmp_path / "tiny"
     recipe.main([*flags.split(), "--seeds", "3", "--output", str(directory)])

@@ -68,8 +68,8 @@ _SIMULATOR = [
     ("used_bytes", "f8"), ("peak_bytes", "f8"), ("shapes", "u1", (LADDER, LADDER, 2)), ("shape_count", "i8"),
     ("next_evaluation", "f8"), ("evaluations_made", "i8"), ("thermal_level", "i8"), ("memory_pressure", "i8"),
     ("frequency_ratio", "f8"), ("slices", "i8"), ("killed", "?"), ("out_of_memory", "i8"), ("progress", "f8"),
-    ("quality", "f8"), ("die_celsius", "f8"), ("case_celsius", "f8"), ("fan_ratio", "f8"), ("governed", "f8"), ("dropped", "?"),
-    ("skin_capped", "?"), ("burst_used", "f8"), ("calm_seconds", "f8"),
+    ("reached_at", "f8"), ("quality", "f8"), ("die_celsius", "f8"), ("case_celsius", "f8"), ("fan_ratio", "f8"),
+    ("governed", "f8"), ("dropped", "?"), ("skin_capped", "?"), ("burst_used", "f8"), ("calm_seconds", "f8"),
 ]  # fmt: skip
 _WINDOW = [
     ("asked", "i8", (KNOB_COUNT,)), ("candidate", "i8", (KNOB_COUNT,)), ("decided_at", "f8"),

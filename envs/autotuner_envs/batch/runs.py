@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autotuner.controller.actions import ACTION_COUNT, HOLD
 from autotuner.controller.observation import FEATURES
-from autotuner_envs import rewards
+from autotuner_envs import rewards, schedules
 from autotuner_envs.batch.compiled import compiled
 from autotuner_envs.batch.guard import act, due, write_mask
 from autotuner_envs.batch.layout import RUN, Runs, encode
@@ -20,6 +20,7 @@ from autotuner_envs.batch.simulator import (
     advance,
     begin,
     curve_held_out_loss,
+    elapsed,
     ended,
     held_out_loss,
     quality,
@@ -32,6 +33,8 @@ _WEIGHTS = rewards.WEIGHTS
 PROGRESS, WAITING, QUALITY, PRESSURE = _WEIGHTS.progress, _WEIGHTS.waiting, _WEIGHTS.quality, _WEIGHTS.pressure
 HEAT, OUT_OF_MEMORY, KILLED, CHANGE = _WEIGHTS.heat, _WEIGHTS.out_of_memory, _WEIGHTS.killed, _WEIGHTS.change
 BETTER, BEYOND = rewards.BETTER, rewards.BEYOND
+waited = compiled(rewards.waited)
+crossing = compiled(schedules.crossing)
 
 
 @compiled
@@ -50,6 +53,7 @@ def interval(run: Any, changes: int) -> float:
     passed = pressure = heat = 0.0
     out_of_memory = 0
     progress, better = run.progress, run.quality
+    began, loss = elapsed(run), held_out_loss(run)
     for part in range(SLICES):
         one, pressed, heated, without = advance(run, seconds)
         passed, pressure, heat, out_of_memory = passed + one, pressure + pressed, heat + heated, out_of_memory + without
@@ -58,8 +62,10 @@ def interval(run: Any, changes: int) -> float:
         if part < SLICES - 1 and due(run, run.time):
             changes += act(run, HOLD, run.time)
     set_potential(run)
+    if math.isnan(run.reached_at) and held_out_loss(run) <= run.target:
+        run.reached_at = crossing(began, loss, elapsed(run), held_out_loss(run), run.target)
     reward = PROGRESS * (run.progress - progress)
-    reward -= WAITING * passed / run.budget_seconds * min(1.0, max(0.0, 1.0 - run.progress))
+    reward -= WAITING * waited(progress, run.progress, began, passed, run.budget_seconds)
     reward += QUALITY * (run.quality - better)
     reward -= (PRESSURE * pressure + HEAT * heat) / run.budget_seconds
     reward -= OUT_OF_MEMORY * out_of_memory + (KILLED if run.killed else 0.0)
@@ -74,6 +80,8 @@ def start_all(runs: Any, which: Any, observations: Any, masks: Any) -> None:
         begin(run)
         set_potential(run)
         interval(run, 0)
+        if not math.isnan(run.reached_at):
+            run.reached_at = elapsed(run)  # as soon as it was looked at
         write_observation(run, run.time, observations[i])
         write_mask(run, run.time, masks[i])
 
@@ -120,6 +128,12 @@ class BatchedRuns:
         self.runs[which] = rows
         self.ended[which] = False
         start_all(self.runs, which, self.observations, self.masks)
+
+    @property
+    def seconds_to_target(self) -> NDArray[np.float64]:
+        """Seconds to the target (N,), censored at the budget."""
+        reached = self.runs["reached_at"]
+        return np.where(np.isnan(reached), self.runs["budget_seconds"], reached)
 
     def restart(self) -> None:
         """Begin every scenario again."""

@@ -51,7 +51,7 @@ def begin(run: Any) -> None:
     """A run at its first step; the record holds a scenario and zeros."""
     run.positions[:] = run.start
     run.time = START_TIME
-    run.student_ratio = run.student_of = run.student_base = math.nan
+    run.student_ratio = run.student_of = run.student_base = run.reached_at = math.nan
     run.frequency_ratio = run.governed = 1.0
     run.next_evaluation = START_TIME + run.budget_seconds / EVALUATIONS / 4
     begin_window(run)
