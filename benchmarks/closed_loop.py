@@ -27,6 +27,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -182,6 +183,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("closed-loop-results"), help="directory of the lines (default: %(default)s)"
     )
+    parser.add_argument(
+        "--patience", type=float, default=600.0, help="seconds to wait for an idle core before a run (default: %(default)g)"
+    )
     parser.add_argument("--quick", action="store_true", help="a few short runs, to see that it works")
     options = parser.parse_args(arguments)
     default = QUICK if options.quick else {"seconds": 45.0, "pairs": 10, "only": list(KINDS), "arms": list(ARMS)}
@@ -226,7 +230,7 @@ def main() -> int:
     print(f"command   python {' '.join(['benchmarks/closed_loop.py', *sys.argv[1:]])}")
     print(f"machine   {told['machine']}, {told['cores_used']} used, load {told['load']}; versions {told['versions']}")
     try:
-        print(json.dumps(work(options, Runs(options.out))))
+        print(json.dumps(work(options, Runs(options.out, partial(perform, patience_seconds=options.patience)))))
     except (AutotunerError, ValueError) as error:
         print(f"closed_loop: {error}", file=sys.stderr)
         return 1

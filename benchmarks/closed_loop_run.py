@@ -32,6 +32,7 @@ SHORTEST_DECISION_SECONDS = 1.0
 """A run has as many decisions as one in the simulator, unless they would come faster than the guard's own."""
 STARVED = 0.05
 ATTEMPTS = 3
+IDLE_SECONDS, IDLE_PERCENT = 2.0, 15.0
 """A run that other processes took more than this share of the time from is made again, so often at most."""
 START_SECONDS = 60.0
 FINAL_SECONDS = 120.0
@@ -79,16 +80,27 @@ class Watched(Followed):
                 self.positions = record.positions
 
 
-def perform(job: Job, arm: Arm, unit_bytes: int, decisions: Path) -> dict[str, Any]:
+def perform(job: Job, arm: Arm, unit_bytes: int, decisions: Path, patience_seconds: float = 0.0) -> dict[str, Any]:
     """Make one run, again where others took its processor, and return its line; ``decisions`` keeps what a daemon decided.
 
     Raises DemoError when the daemon, not the training, fails: that says nothing about the arm.
     """
+    line: dict[str, Any] = {}
     for attempt in range(1, ATTEMPTS + 1):
-        line = attempted(job, arm, unit_bytes, decisions)
+        wait_until_idle(patience_seconds)
+        line = {**attempted(job, arm, unit_bytes, decisions), "attempts": attempt}
         if line["failure"] or line["starved_share"] <= STARVED:
             break
-    return {**line, "attempts": attempt}
+    return line
+
+
+def wait_until_idle(patience_seconds: float) -> None:
+    """Return when nobody else works on our cores, or when patience ends."""
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline:
+        busy = psutil.cpu_percent(interval=IDLE_SECONDS, percpu=True)
+        if max(busy[core] for core in os.sched_getaffinity(0)) < IDLE_PERCENT:
+            return
 
 
 def attempted(job: Job, arm: Arm, unit_bytes: int, decisions: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from autotuner.knobs import KnobDeclaration, declare
 
 RESULT = "training.json"
 NEVER = 10**6
-"""Evaluations between two qualities while it trains: in a minute they would take a quarter of the time, from every arm alike."""
+"""Evaluations between two qualities while it trains: in a minute they would take a quarter of every arm's time."""
 
 
 @dataclass(frozen=True)
