@@ -27,7 +27,6 @@ from benchmarks.closed_loop_scenarios import (
 )
 
 SECONDS = 20.0
-MEMORY = next(KINDS[name] for name in KINDS if KINDS[name].memory)
 
 
 class Maker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from benchmarks import closed_loop_analysis as analysis
@@ -30,9 +31,9 @@ def line(arm, seconds, kind="heat", seed=0, **more):
 
 
 def paired(ours, other, count=10, kind="heat"):
-    return [
-        line(arm, s + seed / 10, kind, seed) for seed in range(count) for arm, s in (("rules", ours), (other, other and 20.0))
-    ]
+    """Pairs of ``rules``, which takes ``ours`` seconds and a little more from seed to seed, and ``other``, which takes 20."""
+    times = {"rules": ours, other: 20.0}
+    return [line(arm, s + seed / 10, kind, seed) for seed in range(count) for arm, s in times.items()]
 
 
 def test_a_crossing_between_two_measurements_is_interpolated():
@@ -79,8 +80,6 @@ def test_only_the_same_scenario_and_seed_are_a_pair():
 def test_no_interval_below_ten_pairs_and_one_around_the_middle_from_ten_on():
     few = analysis.compare(paired(10.0, "hold", 9), "rules", "hold", KINDS, TARGET)
     many = analysis.compare(paired(10.0, "hold", 10), "rules", "hold", KINDS, TARGET)
-    import numpy as np
-
     assert few.middle.low is None
     assert few.resampled(np.mean)[1:] == (None, None)
     mean, low, high = many.resampled(np.mean)
@@ -133,11 +132,8 @@ def test_losses_stand_first():
 
 
 def test_agreement_of_an_arm_with_itself_has_students_half_width():
-    lines = [
-        line(name, s, seed=i)
-        for i, (s, t) in enumerate([(10.0, 11.0), (11.0, 10.0)])
-        for name, s in (("hold", s), ("hold again", t))
-    ]
+    times = [("hold", 10.0, 0), ("hold again", 11.0, 0), ("hold", 11.0, 1), ("hold again", 10.0, 1)]
+    lines = [line(arm, seconds, seed=seed) for arm, seconds, seed in times]
     mean, half, pairs = analysis.agreement(lines, "hold", TARGET)
     assert mean == pytest.approx(0.0, abs=1e-9)
     assert half == pytest.approx(12.706 * math.log(1.1), rel=1e-3)
