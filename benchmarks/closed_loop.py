@@ -11,7 +11,8 @@ DIRECTORY/runs.jsonl and is never made twice. In this order:
 The first of them measures, on validation seeds of the untouched and undisturbed script, the target (its held-out loss at 40 %
 of the budget) and the unit of the memory limits, and freezes both in DIRECTORY/frozen.json. Runs of one pair share model seed,
 data order and events, and follow each other; who begins rotates from pair to pair. Everything is pinned to one core
-(``--core``) with one BLAS thread, daemon and driver included, so what the daemon takes is taken from its training.
+(``--core``) with one BLAS thread, daemon and driver included, so what the daemon takes is taken from its training. Wall time is
+what is measured, so a run waits for an idle core, and is made again where other processes took more than ``--starved`` of it.
 
 ``alone``, ``best_static`` and ``hand`` have no daemon: their hook writes its ring, which the driver reads, and nobody answers.
 A run that never meets the target counts with its budget (a restricted mean time). Heat and memory are false, the learning is
@@ -35,6 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.update({"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
 
+from autotuner.daemon.policies import resolve_policy, shipped_artefacts
 from autotuner.errors import AutotunerError
 from benchmarks import closed_loop_analysis as analysis
 from benchmarks.closed_loop_run import Job, circumstances, perform
@@ -177,14 +179,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="number of the first of them, so that two cores can share them")
     parser.add_argument("--seconds", type=float, help="budget of a run (default: 45)")
     parser.add_argument("--core", type=int, help="pin everything to this core")
-    parser.add_argument(
-        "--ours", choices=ARMS[:3], default="rules", help="the arm that the claims are made for (default: %(default)s)"
-    )
+    parser.add_argument("--ours", choices=ARMS[:3], help="the arm that the claims are made for (default: the daemon's default)")
     parser.add_argument(
         "--out", type=Path, default=Path("closed-loop-results"), help="directory of the lines (default: %(default)s)"
     )
     parser.add_argument(
         "--patience", type=float, default=600.0, help="seconds to wait for an idle core before a run (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--starved",
+        type=float,
+        default=0.05,
+        help="share that others may take before a run is made again (default: %(default)g)",
     )
     parser.add_argument("--quick", action="store_true", help="a few short runs, to see that it works")
     options = parser.parse_args(arguments)
@@ -216,7 +222,7 @@ def work(options: argparse.Namespace, runs: Runs) -> Line:
         stage = "aa" if options.aa else "pair"
         for job in jobs(stage, options.only, arms, options.first, options.pairs, options.seconds):
             runs.ensure(job, known["best_static"], known["unit_bytes"])
-    return report(runs, known, options.ours)
+    return report(runs, known, options.ours or resolve_policy("default", shipped_artefacts()).policy.name)
 
 
 def main() -> int:
@@ -229,8 +235,9 @@ def main() -> int:
     told = circumstances()
     print(f"command   python {' '.join(['benchmarks/closed_loop.py', *sys.argv[1:]])}")
     print(f"machine   {told['machine']}, {told['cores_used']} used, load {told['load']}; versions {told['versions']}")
+    make = partial(perform, patience_seconds=options.patience, most_starved=options.starved)
     try:
-        print(json.dumps(work(options, Runs(options.out, partial(perform, patience_seconds=options.patience)))))
+        print(json.dumps(work(options, Runs(options.out, make))))
     except (AutotunerError, ValueError) as error:
         print(f"closed_loop: {error}", file=sys.stderr)
         return 1

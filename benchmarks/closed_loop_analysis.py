@@ -108,7 +108,21 @@ def agreement(lines: Iterable[Line], arm: str, target: float) -> tuple[float, fl
 
 def table(lines: Sequence[Line], arms: Sequence[str], target: float) -> list[str]:
     """One row for each scenario type and arm: how often and when the target was reached, and what is counted."""
-    heads = ("scenario", "arm", "runs", "reached", "mean s", "loss", "student", "oom", "press s", "heat s", "changes", "vetoed")
+    heads = (
+        "scenario",
+        "arm",
+        "runs",
+        "reached",
+        "mean s",
+        "loss",
+        "student",
+        "oom",
+        "press s",
+        "heat s",
+        "changes",
+        "vetoed",
+        "starved",
+    )
     shown = [f"{heads[0]:<18}{heads[1]:<13}" + "".join(f"{head:>9}" for head in heads[2:])]
     for kind, arm in itertools.product(KINDS, arms):
         rows = [line for line in lines if line["kind"] == kind and line["arm"] == arm]
@@ -126,6 +140,7 @@ def table(lines: Sequence[Line], arms: Sequence[str], target: float) -> list[str
             _mean(rows, "heat_seconds", ".1f"),
             _mean(rows, "changes", ".1f"),
             _mean(rows, "vetoed", ".1f"),
+            _mean(rows, "starved_share", ".1%"),
         ]
         shown.append(f"{kind:<18}{arm:<13}" + "".join(f"{cell:>9}" for cell in cells))
     return shown

@@ -80,7 +80,9 @@ class Watched(Followed):
                 self.positions = record.positions
 
 
-def perform(job: Job, arm: Arm, unit_bytes: int, decisions: Path, patience_seconds: float = 0.0) -> dict[str, Any]:
+def perform(
+    job: Job, arm: Arm, unit_bytes: int, decisions: Path, *, patience_seconds: float = 0.0, most_starved: float = 1.0
+) -> dict[str, Any]:
     """Make one run, again where others took its processor, and return its line; ``decisions`` keeps what a daemon decided.
 
     Raises DemoError when the daemon, not the training, fails: that says nothing about the arm.
@@ -89,7 +91,7 @@ def perform(job: Job, arm: Arm, unit_bytes: int, decisions: Path, patience_secon
     for attempt in range(1, ATTEMPTS + 1):
         wait_until_idle(patience_seconds)
         line = {**attempted(job, arm, unit_bytes, decisions), "attempts": attempt}
-        if line["failure"] or line["starved_share"] <= STARVED:
+        if line["failure"] or line["starved_share"] <= most_starved:
             break
     return line
 

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from autotuner.errors import AutotunerError
-from benchmarks import closed_loop
-from benchmarks.closed_loop_run import STARVED, Job, starved
+from benchmarks import closed_loop, closed_loop_run
+from benchmarks.closed_loop_run import ATTEMPTS, Job, starved
 from benchmarks.closed_loop_scenarios import (
     ARMS,
     KILL_SHARE,
@@ -224,7 +224,14 @@ def test_what_neither_training_nor_daemon_nor_sleep_took_was_starved():
     assert starved(result, 0.5) == pytest.approx(0.05)
     assert starved(result, 1.5) == 0.0
     assert starved({}, 0.0) == 0.0
-    assert 0 < STARVED < 0.2
+
+
+@pytest.mark.parametrize(("shares", "attempts"), [((0.01,), 1), ((0.3, 0.01), 2), ((0.3,) * 9, ATTEMPTS)])
+def test_a_starved_run_is_made_again_but_not_for_ever(monkeypatch, tmp_path, shares, attempts):
+    left = iter(shares)
+    monkeypatch.setattr(closed_loop_run, "attempted", lambda *_: {"failure": "", "starved_share": next(left)})
+    line = closed_loop_run.perform(Job("aa", "heat", 1, "hold", SECONDS), arm("hold"), 0, tmp_path, most_starved=0.05)
+    assert line == {"failure": "", "starved_share": shares[attempts - 1], "attempts": attempts}
 
 
 @pytest.mark.slow
