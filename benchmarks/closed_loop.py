@@ -208,6 +208,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def check(arms: Sequence[str], best_static: str) -> None:
+    """Raise AutotunerError or ValueError for arms that would not be what they are called, before any run is made."""
+    for name in arms:
+        policy = arm(name, best_static).policy
+        problem = resolve_policy(policy, shipped_artefacts()).problem if policy else ""
+        if problem:
+            raise AutotunerError(f"arm {name!r}: {problem}")
+
+
 def work(options: argparse.Namespace, runs: Runs) -> Line:
     """Make the runs that are asked for, and report."""
     known = frozen(options.out, runs, options.seconds, 1 if options.quick else CALIBRATIONS)
@@ -217,8 +226,7 @@ def work(options: argparse.Namespace, runs: Runs) -> Line:
         print(f"best static: {known['best_static']}")
     elif not options.report:
         arms = ("hold", "hold" + AGAIN) if options.aa else tuple(options.arms)
-        if "best_static" in arms:
-            arm("best_static", known["best_static"])
+        check(arms, known["best_static"])
         stage = "aa" if options.aa else "pair"
         for job in jobs(stage, options.only, arms, options.first, options.pairs, options.seconds):
             runs.ensure(job, known["best_static"], known["unit_bytes"])

@@ -147,6 +147,14 @@ def test_a_best_static_that_nobody_chose_is_refused_before_any_pair(tmp_path):
     assert {job.stage for job in maker.made} == {"calibrate"}
 
 
+def test_an_arm_whose_artefact_does_not_fit_is_refused_instead_of_being_the_rules_in_disguise(tmp_path, monkeypatch):
+    monkeypatch.setattr(closed_loop, "shipped_artefacts", lambda: tmp_path / "nothing")
+    maker = Maker()
+    with pytest.raises(AutotunerError, match=r"arm 'learned': .*no such artefact"):
+        closed_loop.work(options(tmp_path, "--arms", "learned", "hold"), runs(tmp_path, maker))
+    assert {job.stage for job in maker.made} == {"calibrate"}
+
+
 def test_hold_is_compared_with_itself(tmp_path, capsys):
     maker = Maker({"hold again": 1.1})
     result = closed_loop.work(options(tmp_path, "--aa", "--pairs", "3"), runs(tmp_path, maker))
