@@ -12,10 +12,10 @@ import math
 from autotuner.controller.window import Interval, RunWindow
 from autotuner.knobs import KNOB_NAMES
 
-OBSERVATION_VERSION = 2
+OBSERVATION_VERSION = 3
 """Changes whenever a feature's meaning, order or scale changes; artefacts of another version are refused."""
 
-PER_KNOB = ("declared", "position", "room_down", "room_up", "since_change")
+PER_KNOB = ("declared", "position", "room_down", "room_up", "since_change", "value")
 FEATURES: tuple[str, ...] = (
     "budget_known",
     "budget_used",
@@ -30,6 +30,8 @@ FEATURES: tuple[str, ...] = (
     "held_out_slope",
     "held_out_age",
     "evaluation_share",
+    "target_known",
+    "target_gap",
     "rate_known",
     "rate_against_best",
     "rate_against_shape",
@@ -57,6 +59,9 @@ FEATURES: tuple[str, ...] = (
     "changes_recent",
 )
 SINCE_CHANGE_SCALE = 16.0
+_RESOLUTION, _MICRO_BATCH, _CACHE_LIMIT, _SAMPLING_STEPS, _LR_SCALE, _PACE = (
+    KNOB_NAMES.index(name) for name in ("resolution", "micro_batch", "cache_limit", "sampling_steps", "lr_scale", "pace")
+)
 RECENT = 8
 """Intervals that trends and shares look back over."""
 
@@ -92,13 +97,30 @@ def _knobs(window: RunWindow) -> list[float]:
     features: list[float] = []
     for name, i in zip(KNOB_NAMES, window.table_index, strict=True):
         if i < 0 or not window.declaration.knobs[i].tunable:
-            features += (0.0, 0.0, 0.0, 0.0, 0.0)
+            features += (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
             continue
-        top = len(window.declaration.knobs[i].values) - 1
+        values = window.declaration.knobs[i].values
+        top = len(values) - 1
         position = window.positions[i]
         since = min(1.0, window.since_change(name) / SINCE_CHANGE_SCALE)
-        features += (1.0, position / top, 1.0 if position > 0 else 0.0, 1.0 if position < top else 0.0, since)
+        value = scaled_value(KNOB_NAMES.index(name), values[position], values[-1])
+        features += (1.0, position / top, 1.0 if position > 0 else 0.0, 1.0 if position < top else 0.0, since, value)
     return features
+
+
+def scaled_value(knob: int, value: float, largest: float) -> float:
+    """What a knob stands at, in [-1, 1], comparable across ladders: ``knob`` is its row in KNOBS, ``largest`` the ladder's top.
+
+    Resolution, micro-batch and cache limit: octaves below the top over 4. Sampling steps: octaves over 6. Learning-rate scale:
+    octaves from the script's own rate over 2. Stage and density: a quarter. Pace: as it is.
+    """
+    if knob in (_RESOLUTION, _MICRO_BATCH, _CACHE_LIMIT):
+        return max(-1.0, math.log2(value / largest) / 4.0) if value > 0 else -1.0
+    if knob == _SAMPLING_STEPS:
+        return min(1.0, math.log2(value) / 6.0)
+    if knob == _LR_SCALE:
+        return math.log2(value) / 2.0
+    return value if knob == _PACE else min(1.0, value / 4.0)
 
 
 def _slope(points: list[tuple[float, float]]) -> float:
@@ -131,7 +153,7 @@ def _held_out(window: RunWindow, now: float) -> tuple[float, ...]:
     elapsed = now - window.first_time if window.first_time is not None else 0.0
     share = _clip(window.evaluation_seconds / elapsed * 4.0, 0.0) if elapsed > 0 else 0.0
     if not evaluations or window.first_evaluation is None:
-        return 0.0, 0.0, 0.0, 0.0, 0.0, share
+        return 0.0, 0.0, 0.0, 0.0, 0.0, share, 0.0, 0.0
     last = evaluations[-1]
     level = math.log(last.held_out_loss / window.first_evaluation.held_out_loss) / 2.0
     gap = math.log(last.held_out_loss / window.best_held_out) * 2.0
@@ -141,7 +163,9 @@ def _held_out(window: RunWindow, now: float) -> tuple[float, ...]:
         intervals = max((last.time - before.time) / window.interval_seconds, 0.1)
         slope = math.log(last.held_out_loss / before.held_out_loss) / intervals * 20.0
     age = (window.interval_count - window.evaluation_interval) / RECENT
-    return 1.0, _clip(level), _clip(gap), _clip(slope), _clip(age), share
+    target = window.declaration.target
+    to_target = (1.0, _clip(math.log(last.held_out_loss / target) * 2.0)) if target and target > 0 else (0.0, 0.0)
+    return 1.0, _clip(level), _clip(gap), _clip(slope), _clip(age), share, *to_target
 
 
 def _rate(window: RunWindow) -> tuple[float, ...]:

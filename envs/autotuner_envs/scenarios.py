@@ -136,6 +136,20 @@ def _poor_density(scenario: Scenario, random: np.random.Generator) -> Scenario:
     return replace(scenario, density_efficiency=(first, second, float(random.uniform(0.4, 0.7)), *more))
 
 
+def _scattered(scenario: Scenario, random: np.random.Generator) -> Scenario:
+    """Every knob that was declared starts anywhere on its ladder: what a policy must have seen to repair any start."""
+    knobs = tuple(replace(knob, start=int(random.integers(len(knob.values)))) for knob in scenario.declaration.knobs)
+    first, *more = scenario.density_efficiency
+    worse = tuple(value * float(random.uniform(0.4, 1.0)) for value in more)
+    return replace(
+        scenario,
+        declaration=replace(
+            scenario.declaration, knobs=tuple(k if k.name != "distill" else replace(k, start=0) for k in knobs)
+        ),
+        density_efficiency=(first, *worse),
+    )
+
+
 def _costly_previews(scenario: Scenario, random: np.random.Generator) -> Scenario:
     scenario = _start("sampling_steps", (3,))(scenario, random)
     cost = scenario.evaluation
@@ -175,6 +189,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("small_micro_batch", _SEEN, _start("micro_batch", (0, 1)), "the script starts with too small a micro-batch"),
     Family("low_resolution", _SEEN, _start("resolution", (0, 1)), "the script starts below full resolution"),
     Family("gaps", _SEEN, _gaps, "telemetry stops for a while as memory is taken"),
+    Family("scattered", ("train",), _scattered, "every knob starts anywhere on its ladder"),
     Family("memory_returned", ("validation", "test"), _memory_taken(True), "another program takes memory and gives it back"),
     Family("costly_previews", ("validation", "test"), _costly_previews, "previews take a tenth of the time and more"),
     Family("learning_rate", _SEEN, _start("lr_scale", (0, 3), (0.25, 0.5, 1.0, 2.0)), "the script's learning rate is far off"),

@@ -104,8 +104,10 @@ def encode(scenario: Scenario, run: np.void) -> None:
     Raises ValueError for a scenario that the layout has no room for.
     """
     declaration = scenario.declaration
-    if declaration.max_pixels is not None or declaration.budget_steps is not None:
-        raise ValueError(f"{scenario.family} {scenario.seed}: max_pixels and budget_steps have no place in the compiled form")
+    if declaration.max_pixels is not None or declaration.budget_steps is not None or declaration.target != scenario.target:
+        raise ValueError(
+            f"{scenario.family} {scenario.seed}: max_pixels, budget_steps or another target: not in the compiled form"
+        )
     for name in (
         "seed", "budget_seconds", "image_scale", "batch", "full_resolution", "step_noise", "leak_bytes_per_second",
         "best_lr_scale", "stages", "target",

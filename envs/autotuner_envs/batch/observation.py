@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from autotuner.controller import observation
 from autotuner.controller.observation import RECENT, SINCE_CHANGE_SCALE
 from autotuner.controller.window import HISTORY
 from autotuner_envs.batch.compiled import compiled
 from autotuner_envs.batch.layout import DISTILL, KNOB_COUNT, MICRO_BATCH, PACE, RESOLUTION
 from autotuner_envs.batch.window import budget_used, close, limit_bytes, predicted_bytes, rate_key, tunable
+
+scaled_value = compiled(observation.scaled_value)
 
 
 @compiled
@@ -46,9 +49,10 @@ def _knobs(run: Any, features: Any, at: int) -> int:
             features[at + 2] = 1.0 if position > 0 else 0.0
             features[at + 3] = 1.0 if position < top else 0.0
             features[at + 4] = min(1.0, (run.interval_count - run.changed[knob]) / SINCE_CHANGE_SCALE)
+            features[at + 5] = scaled_value(knob, run.values[knob, position], run.values[knob, top])
         else:
-            features[at : at + 5] = 0.0
-        at += 5
+            features[at : at + 6] = 0.0
+        at += 6
     return at
 
 
@@ -84,11 +88,11 @@ def _loss(run: Any, features: Any, at: int) -> int:
 
 @compiled
 def _held_out(run: Any, now: float, features: Any, at: int) -> int:
-    features[at : at + 6] = 0.0
+    features[at : at + 8] = 0.0
     passed = now - run.first_time if run.has_sample else 0.0
     features[at + 5] = clip(run.evaluation_seconds / passed * 4.0, 0.0, 1.0) if passed > 0 else 0.0
     if not run.held_out_count:
-        return at + 6
+        return at + 8
     last, slope = run.held_out[1], 0.0
     if run.held_out_count > 1:
         intervals = max((run.held_out_time[1] - run.held_out_time[0]) / run.interval_seconds, 0.1)
@@ -98,7 +102,9 @@ def _held_out(run: Any, now: float, features: Any, at: int) -> int:
     features[at + 2] = clip(math.log(last / run.best_held_out) * 2.0, -1.0, 1.0)
     features[at + 3] = clip(slope, -1.0, 1.0)
     features[at + 4] = clip((run.interval_count - run.evaluation_interval) / RECENT, -1.0, 1.0)
-    return at + 6
+    features[at + 6] = 1.0
+    features[at + 7] = clip(math.log(last / run.target) * 2.0, -1.0, 1.0)
+    return at + 8
 
 
 @compiled
