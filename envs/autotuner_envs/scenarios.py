@@ -229,7 +229,7 @@ def families(split: str) -> tuple[str, ...]:
 def draw(family: str, seed: int) -> Scenario:
     """The scenario of a family that this seed names: the same one every time."""
     random = np.random.default_rng([zlib.crc32(family.encode()), seed])
-    return _targeted(_BY_NAME[family].change(base(family, seed, random), random))
+    return targeted(_BY_NAME[family].change(base(family, seed, random), random))
 
 
 def frozen(split: str, count: int) -> list[Scenario]:
@@ -241,7 +241,7 @@ TARGET_SHARE = 0.4
 _TARGET_SLICES = 50
 
 
-def _targeted(scenario: Scenario) -> Scenario:
+def targeted(scenario: Scenario) -> Scenario:
     """Set the target: what the plain run, undisturbed at full resolution, has reached at TARGET_SHARE of its budget."""
     step = scenario.step.seconds(scenario.batch, scenario.batch, 1.0, 0)
     images = TARGET_SHARE / _TARGET_SLICES * scenario.budget_seconds / step * scenario.batch / scenario.image_scale

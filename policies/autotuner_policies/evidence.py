@@ -32,6 +32,7 @@ from autotuner.controller.learned import Learned
 from autotuner.controller.rules import Rules
 from autotuner_policies.catalog import ARTEFACTS
 from autotuner_policies.evaluate import Key, keys
+from autotuner_policies.oracle import best_seconds
 from autotuner_policies.statistics import Estimate, estimate
 
 STATICS: tuple[Static, ...] = tuple(
@@ -48,6 +49,7 @@ GOALS = {
 Row = dict[str, float]
 """What is kept of one run: seconds to the target, and what is counted."""
 Arm = Callable[[Scenario], Row]
+COUNTED = ("reached", "reward", "quality", "killed", "out_of_memory", "pressure", "heat", "changes")
 
 
 def row(outcome: Any) -> Row:
@@ -98,6 +100,13 @@ def _plans(key: Key) -> list[Row]:
     return [row(play(scenario, plan)) for plan in PLANS]
 
 
+def _oracle(key: Key) -> Row:
+    """The searched plan; only its seconds are known."""
+    scenario = draw(*key)
+    seconds = best_seconds(scenario)
+    return dict.fromkeys(COUNTED, float("nan")) | {"seconds": seconds, "budget": scenario.budget_seconds}
+
+
 class Kept:
     """Finished parts, one JSON file each."""
 
@@ -139,8 +148,9 @@ def play_all(kept: Kept, split: str, count: int, best_static: int, artefact: Pat
     }
     statics, plans = (kept.of(f"{label}-{n}", c, where) for n, c in (("statics", _statics), ("plans", _plans)))
     found["hindsight static"] = [min(each, key=_seconds) for each in statics]
+    searched = kept.of(f"{label}-oracle", _oracle, where)
     ways = [found[name] for name in ("hindsight static", "alone", *CANDIDATES, "guarded plan")]
-    found["oracle"] = [min([*each, *plan], key=_seconds) for *each, plan in zip(*ways, plans, strict=True)]
+    found["oracle"] = [min([*each, *plan, own], key=_seconds) for *each, plan, own in zip(*ways, plans, searched, strict=True)]
     return found
 
 
@@ -210,11 +220,15 @@ def table(rows: dict[str, list[Row]], where: Sequence[Key]) -> list[str]:
     scores = {name: [score(*pair) for pair in zip(own, rows["alone"], strict=True)] for name, own in rows.items()}
     for name in sorted(rows, key=lambda name: -float(np.mean(scores[name]))):
         own, value = rows[name], estimate(scores[name], strata)
-        mean = {key: float(np.mean([each[key] for each in own])) for key in own[0]}
-        killed, ran_out = (int(sum(each[key] for each in own)) for key in ("killed", "out_of_memory"))
         told = f"{value.value:+.3f}" if value.low is None else f"{value.value:+.3f} [{value.low:+.3f},{value.high:+.3f}]"
         lines.append(
             f"{name:24s} {told:>23s} {np.mean(scores[name]):+7.3f} {regret(rows, name):7.3f} {worst_decile(rows, name):+11.3f} "
+        )
+        if name == "oracle":  # searched for its seconds alone
+            continue
+        mean = {key: float(np.mean([each[key] for each in own])) for key in COUNTED}
+        killed, ran_out = (int(sum(each[key] for each in own)) for key in ("killed", "out_of_memory"))
+        lines[-1] += (
             f"{mean['reached']:7.2f} {mean['reward']:7.3f} {killed:6d} {ran_out:4d} {mean['pressure']:8.4f} "
             f"{mean['heat']:6.3f} {mean['changes']:7.1f}"
         )
