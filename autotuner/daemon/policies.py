@@ -59,8 +59,9 @@ def _shipped(name: str, artefacts: Path | None) -> ResolvedPolicy:
         return ResolvedPolicy(Rules(), f"policy {name!r}: this build ships no such artefact; the rules decide")
     resolved = _load(directory, name)
     card = getattr(resolved.policy, "card", {})
-    if name == "default" and card.get("default_wins") is False:  # its own evaluation says that the rules do better
-        return ResolvedPolicy(Rules())
+    winner = card.get("default", resolved.policy.name)  # who won when the artefact was judged, which may be another policy
+    if name == "default" and winner in _BUILT_IN:
+        return ResolvedPolicy(_BUILT_IN[winner]())
     return resolved
 
 

@@ -3,8 +3,8 @@
 ``python -m autotuner_policies.attack --best-static 12 --output policies/results/attack.txt``
 
 First every family is drawn from seeds that nobody used; then the worst are changed a little, again and again, and a change
-that makes the default lose more is kept. The ten worst are told with what was decided in them. ``--first-seed`` draws fresh ones, for
-a second look after something was mended. The last line is JSON.
+that makes the default lose more is kept. The ten worst are told with what was decided in them. ``--first-seed`` draws fresh
+ones, for a second look after something was mended. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from autotuner_envs.alone import Halving, Planned, Static, play_alone
 from autotuner_envs.scenario import Scenario
-from autotuner_envs.scenarios import BAD_STARTS, CALM, draw
+from autotuner_envs.scenarios import BAD_STARTS, CALM, SEEDS, draw, families
 from autotuner_envs.schedules import HAND_TUNED, PLANS, constant, of_policy, play, random_legal
 
 from autotuner.controller.actions import ACTION_NAMES, HOLD
@@ -31,7 +31,7 @@ from autotuner.controller.hold import Hold
 from autotuner.controller.learned import Learned
 from autotuner.controller.rules import Rules
 from autotuner_policies.catalog import ARTEFACTS
-from autotuner_policies.evaluate import Key, keys
+from autotuner_policies.export import read_card, write_card
 from autotuner_policies.oracle import best_seconds
 from autotuner_policies.statistics import Estimate, estimate
 
@@ -46,10 +46,17 @@ GOALS = {
     "vs_best_static_shifted": 0.25, "vs_best_static_stationary": -0.02, "vs_rules": 0.05,
     "regret": 0.10, "bad_start_speedup": 1.5,
 }  # fmt: skip
+Key = tuple[str, int]
+"""A scenario: family and seed."""
 Row = dict[str, float]
 """What is kept of one run: seconds to the target, and what is counted."""
 Arm = Callable[[Scenario], Row]
 COUNTED = ("reached", "reward", "quality", "killed", "out_of_memory", "pressure", "heat", "changes")
+
+
+def keys(split: str, count: int) -> list[Key]:
+    """The first ``count`` scenarios of each family of a split."""
+    return [(family, SEEDS[split] + i) for family in families(split) for i in range(count)]
 
 
 def row(outcome: Any) -> Row:
@@ -261,7 +268,33 @@ def report(rows: dict[str, list[Row]], where: Sequence[Key], default: str, split
         "",
     ]
     lines += [f"{name}: {found[name]} (goal {goal})" for name, goal in GOALS.items()]
-    return "\n".join([*lines, json.dumps({"benchmark": "evidence", "split": split, "goals": GOALS, **found})]) + "\n"
+    arms = {name: _told(rows, name) for name in rows}
+    return (
+        "\n".join([*lines, json.dumps({"benchmark": "evidence", "split": split, "goals": GOALS, **found, "arms": arms})]) + "\n"
+    )
+
+
+def _told(rows: dict[str, list[Row]], name: str) -> dict[str, float]:
+    """What the card repeats of one arm."""
+    scores = [score(*pair) for pair in zip(rows[name], rows["alone"], strict=True)]
+    return {"mean_score": round(float(np.mean(scores)), 4), "regret": round(regret(rows, name), 4)}
+
+
+def stamp(artefact: Path, documents: dict[str, dict[str, Any]]) -> None:
+    """Write reports (by split) into the artefact's card: who won on validation, and every arm's score and regret."""
+    card = read_card(artefact)
+    arms = documents["validation"]["arms"]
+    card["results"] = {split: {key: document[key] for key in (*GOALS, "arms")} for split, document in documents.items()}
+    rivals = [name for name in arms if name not in ("learned", "oracle", "hindsight static")]
+    card["beats"] = [name for name in rivals if arms["learned"]["mean_score"] > arms[name]["mean_score"]]
+    card["loses_to"] = [name for name in rivals if name not in card["beats"]]
+    card["default"] = documents["validation"]["winner"]
+    write_card(artefact, card)
+
+
+def document_of(path: Path) -> dict[str, Any]:
+    """The JSON line that ends a report."""
+    return dict(json.loads(path.read_text(encoding="utf-8").strip().splitlines()[-1]))
 
 
 def main() -> None:
@@ -273,7 +306,12 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=Path("evidence-parts"), help="finished parts (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, help="also write the report here")
+    parser.add_argument("--stamp", type=Path, nargs="+", help="reports to write into the artefact's card; nothing is played")
     options = parser.parse_args()
+    if options.stamp:
+        documents = [document_of(path) for path in options.stamp]
+        stamp(options.artifact, {document["split"]: document for document in documents})
+        return
     with ProcessPoolExecutor(options.workers) as pool:
         kept = Kept(options.keep, pool)
         best = choose_static(kept, options.count)

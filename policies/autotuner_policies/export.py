@@ -13,9 +13,10 @@ from safetensors.numpy import save
 
 from autotuner.controller.actions import ACTION_NAMES
 from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
+from autotuner.knobs import KNOB_NAMES
 
-KNOBS = ("resolution", "micro_batch", "sampling_steps", "distill", "pace", "cache_limit")
-"""Knobs that the policy may move when it serves: those whose effect was recorded, not assumed."""
+KNOBS = KNOB_NAMES
+"""Knobs that the policy may move when it serves."""
 
 
 def arrays_of(model: Any) -> dict[str, np.ndarray]:

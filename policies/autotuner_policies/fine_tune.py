@@ -35,7 +35,7 @@ from autotuner_policies.export import write
 FEWEST_RUNS, FEWEST_DECISIONS = 2, 50
 """Below these a run's luck cannot be told from its decisions."""
 BISECTIONS = 30
-OF_THE_BASE = ("results", "beats", "loses_to", "default_wins", "training_seeds", "chosen_seed", "recipe", "command", "settings")
+OF_THE_BASE = ("results", "beats", "loses_to", "default", "training_seeds", "chosen_seed", "recipe", "command", "settings")
 """Entries of a card that speak of the artefact itself, and not of one made from it."""
 
 Array = NDArray[np.float64]

@@ -153,16 +153,16 @@ def test_an_unknown_policy_is_told_with_the_known_ones(tmp_path):
         resolve_policy("nonsense", tmp_path)
 
 
-def test_the_default_is_the_rules_when_the_artefacts_own_card_says_that_they_won(tmp_path, monkeypatch):
+def test_the_default_is_who_won_when_the_artefact_was_judged(tmp_path, monkeypatch):
     class Loaded:
         name = "trained"
-        card = {"default_wins": False}
+        card = {"default": "forecast"}
 
     monkeypatch.setattr("autotuner.controller.learned.Learned.load", lambda directory: Loaded())
     (tmp_path / "default").mkdir()
-    assert resolve_policy("default", tmp_path).policy.name == "rules"
+    assert resolve_policy("default", tmp_path).policy.name == "forecast"
     assert resolve_policy("learned", tmp_path).policy.name == "trained"
-    monkeypatch.setattr(Loaded, "card", {"default_wins": True})
+    monkeypatch.setattr(Loaded, "card", {"default": "learned"})
     assert resolve_policy("default", tmp_path).policy.name == "trained"
 
 

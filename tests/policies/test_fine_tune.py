@@ -172,7 +172,7 @@ def test_the_card_says_from_which_data_and_claims_no_results(tmp_path, episodes)
     assert (file["file"], file["runs"], file["decisions"]) == ("good.npz", ["run-1", "run-2"], 120)
     assert told["base_sha256"] == read_card(BASE)["sha256"] != card["sha256"]
     assert card["knobs"] == read_card(BASE)["knobs"]
-    assert not {"results", "beats", "default_wins"} & set(card)
+    assert not {"results", "beats", "default"} & set(card)
     assert str(tmp_path) not in json.dumps(card)
 
 

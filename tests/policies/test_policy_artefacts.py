@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from autotuner_policies.catalog import ARTEFACTS, load, shipped
-from autotuner_policies.evaluate import document_of
+from autotuner_policies.evidence import document_of
 from autotuner_policies.export import KNOBS, read_card, write_card
 
 from autotuner.controller.learned import Learned
@@ -39,24 +39,20 @@ def test_an_absent_artefact_is_named(tmp_path):
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_the_card_repeats_the_committed_report(split):
-    document = document_of((RESULTS / f"default_{split}.txt").read_text())
-    card = read_card(ARTEFACTS / "default")["results"][split]
+    document = document_of(RESULTS / f"evidence_{split}.txt")
+    told = read_card(ARTEFACTS / "default")["results"][split]
     assert document["split"] == split
-    assert card["learned_against"] == document["learned_against"]
-    for name, row in card["arms"].items():
-        assert row == document["arms"][name]
+    assert {key: document[key] for key in told} == told
 
 
-def test_the_card_says_against_whom_it_loses():
+def test_the_card_says_against_whom_it_loses_and_who_decides_by_default():
     card = read_card(ARTEFACTS / "default")
     arms = card["results"]["validation"]["arms"]
-    own = arms["learned"]["mean_reward"]
-    for name in card["beats"]:
-        assert own > arms[name]["mean_reward"]
-    for name in card["loses_to"]:
-        assert own <= arms[name]["mean_reward"]
-    assert set(card["beats"]) | set(card["loses_to"]) == set(arms) - {"random", "learned"}
-    assert card["default_wins"] == (own > max(arms["hold"]["mean_reward"], arms["rules"]["mean_reward"]))
+    own = arms["learned"]["mean_score"]
+    assert all(own > arms[name]["mean_score"] for name in card["beats"])
+    assert all(own <= arms[name]["mean_score"] for name in card["loses_to"])
+    assert set(card["beats"]) | set(card["loses_to"]) == set(arms) - {"learned", "oracle", "hindsight static"}
+    assert card["default"] == document_of(RESULTS / "evidence_validation.txt")["winner"]
 
 
 def test_the_card_is_plain_json_without_a_path_of_a_machine():
