@@ -26,11 +26,11 @@ Plans = NDArray[np.int64]
 """Ladder positions, (plans, parts, knobs)."""
 
 
-def towards(runs: BatchedRuns, plans: Plans) -> NDArray[np.int64]:
+def towards(runs: BatchedRuns, plans: Plans, parts: NDArray[np.float64] = PARTS) -> NDArray[np.int64]:
     """For every run the first legal move, in the order of the knobs, to where its plan wants it; hold when there is none."""
     state = runs.runs
     used = (state["time"] - state["first_time"]) / state["budget_seconds"]
-    part = np.searchsorted(PARTS, used, side="right") - 1
+    part = np.searchsorted(parts, used, side="right") - 1
     wanted = plans[np.arange(len(state)), np.maximum(part, 0)]
     way = np.sign(wanted - state["positions"])
     action = np.where(way == 0, 0, 1 + 2 * np.arange(KNOB_COUNT) + (way > 0))

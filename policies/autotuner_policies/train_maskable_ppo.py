@@ -17,14 +17,12 @@ import numpy as np
 import torch
 from autotuner_envs.batch.runs import BatchedRuns
 from autotuner_envs.scenarios import SEEDS, families, frozen
-from autotuner_envs.schedules import HAND_TUNED, Chooser, Schedule, of_policy
 from autotuner_envs.training_run import TrainingRun
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks
 
-from autotuner.controller.forecast import Forecast
 from autotuner.controller.learned import Learned
-from autotuner.controller.rules import Rules
+from autotuner_policies.demonstrations import demonstrations
 from autotuner_policies.export import arrays_of, versions, write
 from autotuner_policies.vectorised import VectorisedRuns, pool
 
@@ -64,11 +62,9 @@ class Args:
     """An update stops early when the policy has moved this far."""
     hidden: int = 64
     """Width of both hidden layers."""
-    clone: str = "none"
-    """Policy to imitate before training: none, rules, forecast, hand or plain (two distillation stages, nothing else)."""
-    clone_episodes: int = 150
-    """Episodes of the imitated policy."""
-    clone_epochs: int = 30
+    clone_scenarios: int = 1_500
+    """Training scenarios whose best plans are imitated first; 0 begins from nothing."""
+    clone_epochs: int = 20
     """Passes over them."""
     critic_steps: int = 100_000
     """Environment steps in which the critic alone learns, so that a fresh critic does not undo what was cloned."""
@@ -111,39 +107,14 @@ def build(args: Args, seed: int) -> MaskablePPO:
     )
 
 
-TEACHERS: dict[str, Chooser] = {
-    "rules": of_policy(Rules()),
-    "forecast": of_policy(Forecast()),
-    "hand": HAND_TUNED,
-    "plain": Schedule(),
-}
-
-
-def demonstrations(teacher: Chooser, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Observations, masks and actions of a teacher on training scenarios."""
-    env = TrainingRun("train")
-    observations, masks, actions = [], [], []
-    for episode in range(episodes):
-        observation, _ = env.reset(seed=seed + episode)
-        ended = False
-        while not ended:
-            mask = env.action_masks()
-            action = teacher(env, observation, mask)
-            observations.append(observation)
-            masks.append(mask)
-            actions.append(action)
-            observation, _, ended, _, _ = env.step(np.int64(action))
-    return np.stack(observations), np.stack(masks), np.asarray(actions)
-
-
-def clone(model: MaskablePPO, teacher: Chooser, args: Args, seed: int) -> float:
-    """Fit the policy head to a teacher by cross-entropy; returns the last mean loss."""
-    observations, masks, actions = demonstrations(teacher, args.clone_episodes, 500_000 + seed)
+def clone(model: MaskablePPO, args: Args, seed: int) -> float:
+    """Fit the policy head to the best plans by cross-entropy; returns the last mean loss."""
+    observations, masks, actions = demonstrations(pool(args.clone_scenarios, 500_000 + seed * args.clone_scenarios))
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=1e-3)
     random = np.random.default_rng(seed)
     loss = torch.zeros(())
     for _ in range(args.clone_epochs):
-        for part in np.array_split(random.permutation(len(actions)), max(1, len(actions) // 256)):
+        for part in np.array_split(random.permutation(len(actions)), max(1, len(actions) // 512)):
             _, likelihood, entropy = model.policy.evaluate_actions(
                 torch.as_tensor(observations[part]), torch.as_tensor(actions[part]), action_masks=masks[part]
             )
@@ -182,8 +153,8 @@ def train(args: Args, seed: int) -> tuple[MaskablePPO, dict[str, Any]]:
     started = time.monotonic()
     model = build(args, seed)
     facts: dict[str, Any] = {"seed": seed, "steps": args.steps}
-    if args.clone != "none":
-        clone(model, TEACHERS[args.clone], args, seed)
+    if args.clone_scenarios:
+        clone(model, args, seed)
         facts["cloned"] = validate(model, args.validation)
         learn_critic(model, args.critic_steps)
     model.learn(args.steps)
