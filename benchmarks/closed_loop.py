@@ -11,8 +11,10 @@ DIRECTORY/runs.jsonl and is never made twice. In this order:
 The first of them measures, on validation seeds of the untouched and undisturbed script, the target (its held-out loss at 40 %
 of the budget) and the unit of the memory limits, and freezes both in DIRECTORY/frozen.json. Runs of one pair share model seed,
 data order and events, and follow each other; who begins rotates from pair to pair. Everything is pinned to one core
-(``--core``) with one BLAS thread, daemon and driver included, so what the daemon takes is taken from its training. Wall time is
-what is measured, so a run waits for an idle core, and is made again where other processes took more than ``--starved`` of it.
+(``--core``) with one BLAS thread, daemon and driver included, so what the daemon takes is taken from its training.
+Wall time is what is measured, so a run waits for an idle core. It is made again where other processes took more than
+``--starved`` of it, or where the held-out measurement, the same work in every arm, cost more processor time than in the
+calibration: others then shared caches or pipelines.
 
 ``alone``, ``best_static`` and ``hand`` have no daemon: their hook writes its ring, which the driver reads, and nobody answers.
 A run that never meets the target counts with its budget (a restricted mean time). Heat and memory are false, the learning is
@@ -39,8 +41,8 @@ os.environ.update({"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
 from autotuner.daemon.policies import resolve_policy, shipped_artefacts
 from autotuner.errors import AutotunerError
 from benchmarks import closed_loop_analysis as analysis
-from benchmarks.closed_loop_run import Job, circumstances, perform
-from benchmarks.closed_loop_scenarios import AGAIN, ARMS, KINDS, SEEDS, STATICS, arm, rotated
+from benchmarks.closed_loop_run import Job, Quiet, circumstances, perform
+from benchmarks.closed_loop_scenarios import AGAIN, ARMS, KINDS, SEEDS, STATICS, Arm, arm, rotated
 
 Line = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +62,7 @@ QUICK = {"seconds": 12.0, "pairs": 1, "only": ["stationary", "memory"], "arms": 
 class Runs:
     """The lines that are there, and the making of those that are not."""
 
-    def __init__(self, out: Path, make: Callable[..., Line] = perform) -> None:
+    def __init__(self, out: Path, make: Callable[[Job, Arm, Line, Path], Line]) -> None:
         self._file, self._decisions, self._make = out / "runs.jsonl", out / "decisions", make
         out.mkdir(parents=True, exist_ok=True)
         self.lines = read(self._file)
@@ -70,18 +72,20 @@ class Runs:
         names = ("stage", "kind", "seed", "arm", "budget_seconds", "preset")
         return next((line for line in self.lines if tuple(line[name] for name in names) == job.key), None)
 
-    def ensure(self, job: Job, best_static: str = "", unit_bytes: int = 0) -> Line:
-        """The line of this run, made now if need be. Raises DemoError when the daemon fails."""
+    def ensure(self, job: Job, known: Line | None = None) -> Line:
+        """The line of this run, made now if need be by what is known. Raises DemoError when the daemon fails."""
         found = self.find(job)
         if found is not None:
             return found
-        line = self._make(job, arm(job.arm, best_static), unit_bytes, self._decisions)
+        known = known or {}
+        line = self._make(job, arm(job.arm, known.get("best_static", "")), known, self._decisions)
         torn = self._file.exists() and not self._file.read_bytes().endswith(b"\n") and self._file.stat().st_size > 0
         with self._file.open("a") as stream:  # one write: another core may be adding its own lines
             stream.write("\n" * torn + json.dumps(line, allow_nan=False) + "\n")
         self.lines.append(line)
         loss = line.get("held_out_loss")
         shown = f"loss {loss:.4f}" if loss is not None else line["failure"] or "no loss"
+        shown += ", disturbed by others" * line["disturbed"]
         print(f"{job.stage:<10}{job.kind:<18}{job.seed:<9}{job.arm:<20}{shown}, {line.get('changes', 0)} changes", flush=True)
         return line
 
@@ -107,8 +111,9 @@ def calibrate(runs: Runs, seconds: float, count: int = CALIBRATIONS) -> Line:
     return {
         "budget_seconds": seconds,
         "calibrations": count,
-        "target": fmean(analysis.loss_at(line["curve"], TARGET_SHARE * seconds) for line in lines),
+        "target": median(analysis.loss_at(line["curve"], TARGET_SHARE * seconds) for line in lines),
         "unit_bytes": int(median(line["teacher_bytes"] for line in lines)),
+        "probe_seconds": min(line["probe_seconds"] for line in lines),
         "best_static": "",
     }
 
@@ -131,7 +136,7 @@ def tune(runs: Runs, known: Line) -> str:
         for kind in kinds:
             for name in rotated(tuple(names), number):
                 job = Job("tune", kind, TUNING_SEED + number, name, known["budget_seconds"])
-                line = runs.ensure(job, unit_bytes=known["unit_bytes"])
+                line = runs.ensure(job, known)
                 scores[name].append(math.log(analysis.seconds_of(line, known["target"])))
         names = sorted(names, key=lambda name: fmean(scores[name]))[:keep]
     return names[0]
@@ -159,6 +164,7 @@ def report(runs: Runs, known: Line, ours: str) -> Line:
         print(f"A/A {name}: log ratio {mean:+.4f} +- {half:.4f} over {pairs} pairs; the interval {verdict}")
         result |= {"aa_mean": mean, "aa_half_width": half, "aa_pairs": pairs}
     arms = [name for name in ARMS if any(line["arm"] == name for line in lines)]
+    result["disturbed_by_others"] = sum(line["disturbed"] for line in mine)
     if lines:
         for text in (*analysis.table(lines, arms, target), "", *analysis.comparisons(lines, ours, arms, target)):
             print(text)
@@ -229,7 +235,7 @@ def work(options: argparse.Namespace, runs: Runs) -> Line:
         check(arms, known["best_static"])
         stage = "aa" if options.aa else "pair"
         for job in jobs(stage, options.only, arms, options.first, options.pairs, options.seconds):
-            runs.ensure(job, known["best_static"], known["unit_bytes"])
+            runs.ensure(job, known)
     return report(runs, known, options.ours or resolve_policy("default", shipped_artefacts()).policy.name)
 
 
@@ -243,7 +249,7 @@ def main() -> int:
     told = circumstances()
     print(f"command   python {' '.join(['benchmarks/closed_loop.py', *sys.argv[1:]])}")
     print(f"machine   {told['machine']}, {told['cores_used']} used, load {told['load']}; versions {told['versions']}")
-    make = partial(perform, patience_seconds=options.patience, most_starved=options.starved)
+    make = partial(perform, quiet=Quiet(options.patience, options.starved))
     try:
         print(json.dumps(work(options, Runs(options.out, make))))
     except (AutotunerError, ValueError) as error:

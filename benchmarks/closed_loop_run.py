@@ -32,8 +32,10 @@ SHORTEST_DECISION_SECONDS = 1.0
 """A run has as many decisions as one in the simulator, unless they would come faster than the guard's own."""
 STARVED = 0.05
 ATTEMPTS = 3
+"""A run is made again, so often at most, where others took the processor or made it slow."""
+SLOW = 1.15
+"""Times the calibration's processor seconds for the same measurement: above it others shared caches or pipelines."""
 IDLE_SECONDS, IDLE_PERCENT = 2.0, 15.0
-"""A run that other processes took more than this share of the time from is made again, so often at most."""
 START_SECONDS = 60.0
 FINAL_SECONDS = 120.0
 """Patience beyond the budget."""
@@ -80,18 +82,35 @@ class Watched(Followed):
                 self.positions = record.positions
 
 
-def perform(
-    job: Job, arm: Arm, unit_bytes: int, decisions: Path, *, patience_seconds: float = 0.0, most_starved: float = 1.0
-) -> dict[str, Any]:
-    """Make one run, again where others took its processor, and return its line; ``decisions`` keeps what a daemon decided.
+@dataclass(frozen=True)
+class Quiet:
+    """What of other processes a run may suffer."""
 
+    patience_seconds: float = 0.0
+    """For an idle core before it begins."""
+    most_starved: float = 1.0
+    """Share of its time."""
+
+    def disturbed(self, line: dict[str, Any], probe_seconds: float) -> bool:
+        """Whether others cost this run too much; ``probe_seconds`` is the calibration's (0: not known yet)."""
+        if line["failure"]:
+            return False
+        slow = probe_seconds > 0 and line["probe_seconds"] > SLOW * probe_seconds
+        return slow or line["starved_share"] > self.most_starved
+
+
+def perform(job: Job, arm: Arm, known: dict[str, Any], decisions: Path, quiet: Quiet) -> dict[str, Any]:
+    """Make one run, again where others cost it too much, and return its line.
+
+    ``known`` has what the calibration measured, if it was made; ``decisions`` keeps what a daemon decided.
     Raises DemoError when the daemon, not the training, fails: that says nothing about the arm.
     """
     line: dict[str, Any] = {}
     for attempt in range(1, ATTEMPTS + 1):
-        wait_until_idle(patience_seconds)
-        line = {**attempted(job, arm, unit_bytes, decisions), "attempts": attempt}
-        if line["failure"] or line["starved_share"] <= most_starved:
+        wait_until_idle(quiet.patience_seconds)
+        line = attempted(job, arm, known.get("unit_bytes", 0), decisions)
+        line |= {"attempts": attempt, "disturbed": quiet.disturbed(line, known.get("probe_seconds", 0.0))}
+        if not line["disturbed"]:
             break
     return line
 

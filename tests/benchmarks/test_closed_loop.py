@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 
 import pytest
 
 from autotuner.errors import AutotunerError
 from benchmarks import closed_loop, closed_loop_run
-from benchmarks.closed_loop_run import ATTEMPTS, Job, starved
+from benchmarks.closed_loop_run import Job, Quiet, perform, starved
 from benchmarks.closed_loop_scenarios import (
     ARMS,
     KILL_SHARE,
@@ -27,6 +28,7 @@ from benchmarks.closed_loop_scenarios import (
 )
 
 SECONDS = 20.0
+MAKE = partial(perform, quiet=Quiet())
 
 
 class Maker:
@@ -36,11 +38,12 @@ class Maker:
         self.slow = dict(slow)
         self.made = []
 
-    def __call__(self, job, chosen, unit_bytes, decisions):
+    def __call__(self, job, chosen, known, decisions):
         self.made.append(job)
         rate = 0.1 / self.slow.get(job.arm, 1.0)
         curve = [(float(s), s, 2.0 - rate * s, 0) for s in range(1, 20)]
         told = {"failure": "", "curve": curve, "held_out_loss": curve[-1][2], "teacher_bytes": 1000 + job.seed % 10}
+        told |= {"probe_seconds": 0.1, "disturbed": False}
         counts = {"oom": 0, "not_finite_steps": 0, "pressure_seconds": 0.0, "heat_seconds": 0.0, "changes": 0, "vetoed": 0}
         names = ("stage", "kind", "seed", "arm", "budget_seconds", "preset")
         return {**dict(zip(names, job.key, strict=True)), **told, **counts}
@@ -234,18 +237,43 @@ def test_what_neither_training_nor_daemon_nor_sleep_took_was_starved():
     assert starved({}, 0.0) == 0.0
 
 
-@pytest.mark.parametrize(("shares", "attempts"), [((0.01,), 1), ((0.3, 0.01), 2), ((0.3,) * 9, ATTEMPTS)])
-def test_a_starved_run_is_made_again_but_not_for_ever(monkeypatch, tmp_path, shares, attempts):
-    left = iter(shares)
-    monkeypatch.setattr(closed_loop_run, "attempted", lambda *_: {"failure": "", "starved_share": next(left)})
-    line = closed_loop_run.perform(Job("aa", "heat", 1, "hold", SECONDS), arm("hold"), 0, tmp_path, most_starved=0.05)
-    assert line == {"failure": "", "starved_share": shares[attempts - 1], "attempts": attempts}
+CLEAN, STARVED, SLOW = (0.01, 0.10), (0.30, 0.10), (0.01, 0.13)
+"""Starved share and processor seconds of the probe, beside a calibration's 0.1."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "attempts", "disturbed"),
+    [
+        ([CLEAN], 1, False),
+        ([STARVED, CLEAN], 2, False),
+        ([SLOW, CLEAN], 2, False),
+        ([SLOW] * 9, closed_loop_run.ATTEMPTS, True),
+    ],
+)
+def test_a_run_that_others_cost_too_much_is_made_again_but_not_for_ever(monkeypatch, tmp_path, rows, attempts, disturbed):
+    left = iter(rows)
+
+    def attempted(*_):
+        return dict(zip(("starved_share", "probe_seconds"), next(left), strict=True)) | {"failure": ""}
+
+    monkeypatch.setattr(closed_loop_run, "attempted", attempted)
+    job, known = Job("aa", "heat", 1, "hold", SECONDS), {"probe_seconds": 0.1, "unit_bytes": 1}
+    line = closed_loop_run.perform(job, arm("hold"), known, tmp_path, closed_loop_run.Quiet(most_starved=0.05))
+    assert (line["attempts"], line["disturbed"]) == (attempts, disturbed)
+
+
+def test_a_calibration_has_no_probe_to_be_compared_with():
+    line = {"failure": "", "starved_share": 0.0, "probe_seconds": 9.0}
+    assert not closed_loop_run.Quiet().disturbed(line, 0.0)
+    assert closed_loop_run.Quiet().disturbed(line, 1.0)
 
 
 @pytest.mark.slow
 def test_two_arms_of_one_tiny_pair_from_end_to_end(tmp_path, capsys):
     """Real processes: calibration, then a daemon that acts and one that holds, in twelve seconds each."""
-    closed_loop.work(closed_loop.parse(["--quick", "--only", "memory", "--out", str(tmp_path)]), closed_loop.Runs(tmp_path))
+    closed_loop.work(
+        closed_loop.parse(["--quick", "--only", "memory", "--out", str(tmp_path)]), closed_loop.Runs(tmp_path, MAKE)
+    )
     lines = closed_loop.read(tmp_path / "runs.jsonl")
     assert [line["failure"] for line in lines] == ["", "", ""]
     held, ruled = (next(line for line in lines if line["arm"] == name) for name in ("hold", "rules"))
