@@ -225,6 +225,8 @@ def check(arms: Sequence[str], best_static: str) -> None:
 
 def work(options: argparse.Namespace, runs: Runs) -> Line:
     """Make the runs that are asked for, and report."""
+    if options.report and not (options.out / "frozen.json").exists():
+        raise AutotunerError(f"nothing to report: {options.out} has no frozen.json, which the first run writes")
     known = frozen(options.out, runs, options.seconds, 1 if options.quick else CALIBRATIONS)
     if options.tune:
         known["best_static"] = tune(runs, known)

@@ -121,6 +121,15 @@ def test_what_was_frozen_for_one_budget_serves_no_other(tmp_path):
         closed_loop.frozen(tmp_path, runs(tmp_path), 30.0, 1)
 
 
+def test_a_report_makes_no_run(tmp_path):
+    maker = Maker()
+    with pytest.raises(AutotunerError, match="nothing to report"):
+        closed_loop.work(options(tmp_path, "--report"), runs(tmp_path, maker))
+    closed_loop.frozen(tmp_path, runs(tmp_path), SECONDS, 1)
+    assert closed_loop.work(options(tmp_path, "--report"), runs(tmp_path, maker))["target"] > 0
+    assert maker.made == []
+
+
 def test_an_untouched_script_that_fails_stops_everything(tmp_path):
     maker = Maker()
 
