@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from autotuner_envs.batch.layout import (
@@ -49,9 +50,9 @@ def _plan(row: np.void, coarse_until: float, slow_from: float, pace: float, stud
     plan = np.tile(top, (len(PARTS), 1))
     plan[:, SAMPLING_STEPS] = plan[:, DENSITY] = 0
     plan[:, PACE] = _nearest(row, PACE, pace)
-    plan[:, LR_SCALE] = np.where(PARTS < slow_from, _nearest(row, LR_SCALE, 1.0), 0)
-    plan[PARTS < coarse_until, RESOLUTION] = 0
-    stage = (PARTS >= student_from).astype(np.int64) + (PARTS >= student_from + 0.03)
+    plan[:, LR_SCALE] = np.where(slow_from > PARTS, _nearest(row, LR_SCALE, 1.0), 0)
+    plan[coarse_until > PARTS, RESOLUTION] = 0
+    stage = (student_from <= PARTS).astype(np.int64) + (student_from + 0.03 <= PARTS)
     plan[:, DISTILL] = np.minimum(stage, top[DISTILL])
     plan[:, [MICRO_BATCH, CACHE_LIMIT]] = top[[MICRO_BATCH, CACHE_LIMIT]]
     return plan
@@ -70,7 +71,7 @@ def best_plans(scenarios: Runs) -> Plans:
         plans = np.stack([plans_of(row) for row in rows])
         runs = BatchedRuns(np.repeat(rows, plans.shape[1]))
         flat = plans.reshape(-1, *plans.shape[2:])
-        rewards = runs.play(lambda runs, flat=flat: towards(runs, flat, PARTS)).reshape(plans.shape[:2])
+        rewards = runs.play(partial(towards, plans=flat, parts=PARTS)).reshape(plans.shape[:2])
         best.append(plans[np.arange(len(rows)), rewards.argmax(axis=1)])
     return np.concatenate(best)
 

@@ -9,7 +9,9 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ import torch
 from autotuner_envs.batch.runs import BatchedRuns
 from autotuner_envs.scenarios import SEEDS, families, frozen
 from autotuner_envs.training_run import TrainingRun
+from safetensors.numpy import load_file
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks
 
 from autotuner.controller.learned import Learned
 from autotuner_policies.demonstrations import demonstrations
-from autotuner_policies.export import arrays_of, versions, write
+from autotuner_policies.export import arrays_of, read_card, versions, write
 from autotuner_policies.vectorised import VectorisedRuns, pool
 
 
@@ -33,11 +36,15 @@ class Args:
 
     output: Path = Path("artifacts/draft")
     """Where the artefact of the chosen seed goes."""
+    keep: Path = Path("policy-seeds")
+    """Where every finished seed goes; one that is there with the same settings is not trained again."""
+    workers: int = 1
+    """Seeds trained at the same time."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds; the one with the best score on validation is exported."""
     steps: int = 4_000_000
     """Environment steps of each seed."""
-    environments: int = 128
+    environments: int = 256
     """Simulated runs stepped side by side in this process."""
     scenarios: int = 6_000
     """Different training scenarios; each is met more than once."""
@@ -48,15 +55,15 @@ class Args:
     epochs: int = 5
     """Passes over each rollout."""
     learning_rate: float = 2e-4
-    """Adam's rate at the start; it falls linearly to a twentieth. Twice as much forgot what was cloned."""
+    """Adam's rate at the start; it falls linearly to a twentieth."""
     gamma: float = 0.995
     """Discount: a horizon of 200 decisions, three times an episode, so that what a phase at low resolution costs now and pays
     ten decisions later is weighed nearly in full."""
     gae_lambda: float = 0.95
     """Generalised advantage estimation's mix of bias and variance."""
-    entropy: float = 0.001
+    entropy: float = 0.002
     """Weight of the entropy bonus."""
-    clip: float = 0.1
+    clip: float = 0.15
     """PPO's clipping range."""
     target_kl: float = 0.02
     """An update stops early when the policy has moved this far."""
@@ -148,8 +155,19 @@ def validate(model: MaskablePPO, count: int) -> dict[str, float]:
     return {"validation_reward": round(float(reward), 4), "validation_score": round(float(sooner), 4)}
 
 
-def train(args: Args, seed: int) -> tuple[MaskablePPO, dict[str, Any]]:
-    """One seed: clone if asked, learn, validate."""
+def settings(args: Args) -> dict[str, Any]:
+    """The flags that make one seed differ from another training's."""
+    return {
+        name: getattr(args, name) for name in vars(Args()) if name not in ("output", "keep", "workers", "seeds", "validation")
+    }
+
+
+def train(args: Args, seed: int) -> Path:
+    """One seed, unless it is there: imitate, learn, validate, write."""
+    directory = args.keep / f"seed-{seed}"
+    if (directory / "card.json").exists() and read_card(directory)["settings"] == settings(args):
+        return directory
+    torch.set_num_threads(1)
     started = time.monotonic()
     model = build(args, seed)
     facts: dict[str, Any] = {"seed": seed, "steps": args.steps}
@@ -161,27 +179,29 @@ def train(args: Args, seed: int) -> tuple[MaskablePPO, dict[str, Any]]:
     seconds = time.monotonic() - started
     facts |= {"seconds": round(seconds, 1), **validate(model, args.validation)}
     print(facts, flush=True)
-    return model, facts
+    write(directory, "learned", arrays_of(model), {"settings": settings(args), "trained": facts})
+    check_export(model, directory)
+    return directory
 
 
 def main(arguments: Sequence[str]) -> None:
     """Train every seed, export the one that validates best."""
     args = parse(arguments)
-    torch.set_num_threads(1)
-    trained = [train(args, seed) for seed in args.seeds]
-    model, best = max(trained, key=lambda pair: pair[1]["validation_score"])
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as processes:
+        trained = list(processes.map(train, [args] * len(args.seeds), args.seeds))
+    cards = [read_card(directory)["trained"] for directory in trained]
+    best, chosen = max(zip(cards, trained, strict=True), key=lambda pair: pair[0]["validation_score"])
     facts = {
         "recipe": "train_maskable_ppo",
         "command": "python -m autotuner_policies.train_maskable_ppo " + " ".join(arguments),
-        "settings": {field.name: getattr(args, field.name) for field in fields(Args) if field.name not in ("output", "seeds")},
-        "training_seeds": [facts for _, facts in trained],
+        "settings": settings(args),
+        "training_seeds": cards,
         "chosen_seed": best["seed"],
         "split": {split: {"families": list(families(split)), "first_seed": SEEDS[split]} for split in SEEDS},
         "versions": versions(),
     }
-    directory = write(args.output, "learned", arrays_of(model), facts)
-    check_export(model, directory)
-    print(f"wrote {directory}")
+    directory = write(args.output, "learned", load_file(chosen / "policy.safetensors"), facts)
+    print(f"wrote {directory}, seed {best['seed']} of {[card['seed'] for card in cards]}")
 
 
 def check_export(model: MaskablePPO, directory: Path) -> None:

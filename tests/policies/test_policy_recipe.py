@@ -32,12 +32,16 @@ def test_a_few_hundred_steps_end_in_an_artefact(tmp_path, capsys):
     flags = "--steps 256 --environments 2 --scenarios 4 --rollout 64 --batch 64 --epochs 1 --validation 1 --critic-steps 128"
     flags += " --clone-scenarios 2 --clone-epochs 2"
     directory = tmp_path / "tiny"
-    recipe.main([*flags.split(), "--seeds", "3", "--output", str(directory)])
+    arguments = [*flags.split(), "--seeds", "3", "--keep", str(tmp_path / "seeds"), "--output", str(directory)]
+    recipe.main(arguments)
     card = Learned.load(directory).card
     assert card["chosen_seed"] == 3
     assert card["settings"]["steps"] == 256
     assert card["hidden"] == [64, 64]
     assert "wrote" in capsys.readouterr().out
+    made = (tmp_path / "seeds" / "seed-3" / "policy.safetensors").stat().st_mtime_ns
+    recipe.main([*arguments, "--validation", "2"])
+    assert (tmp_path / "seeds" / "seed-3" / "policy.safetensors").stat().st_mtime_ns == made  # it was there
 
 
 def test_cloning_lowers_the_loss_of_imitation(model):
