@@ -28,6 +28,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -241,10 +242,16 @@ def work(options: argparse.Namespace, runs: Runs) -> Line:
     return report(runs, known, options.ours or resolve_policy("default", shipped_artefacts()).policy.name)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """Exit code 0 done, 1 something failed, 130 interrupted: what was made is kept either way."""
     options = parse()
     options.out = options.out.resolve()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever ends this must not leave daemon or training behind
+        signal.signal(number, _interrupt)
     os.chdir(ROOT)  # the trainings are started as modules of it
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
