@@ -273,12 +273,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="minutes; its numbers say only that everything works")
     parser.add_argument("--evaluations", type=int, nargs="+", metavar="N")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N")
+    parser.add_argument("--noises", type=int, metavar="N", help="to learn from; default 256: the cost grows with them")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw a grid of samples")
     options = parser.parse_args()
     if options.checkpoint is None and not options.quick:
         parser.error("--checkpoint is needed, or --quick")
     size = QUICK if options.quick else FULL
     size = replace(size, evaluations=tuple(options.evaluations or size.evaluations), seeds=tuple(options.seeds or size.seeds))
+    size = replace(size, noises=options.noises or size.noises)
     options.out.mkdir(parents=True, exist_ok=True)
     kept = Kept(options.out)
     path = options.checkpoint or own_network(kept)

@@ -23,6 +23,8 @@ class Calibration:
     evaluation: EvaluationCost = field(default_factory=EvaluationCost)
     curve: Curve = field(default_factory=Curve)
     distillation: Distillation = field(default_factory=Distillation)
+    density_efficiency: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    """What an image is worth whose noise level comes from each density of the engine's table."""
     budget_images: float = 60_000.0
     """Images that a plain run sees in the recorded budget."""
 
@@ -40,6 +42,7 @@ class Calibration:
             EvaluationCost(**document["evaluation"]),
             Curve(**document["curve"]),
             Distillation(**distillation),
+            tuple(document["density_efficiency"]),
             document["budget_images"],
         )
 

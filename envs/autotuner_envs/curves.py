@@ -32,8 +32,13 @@ class Curve:
     return_images: float = 1500.0
     rate_exponent: float = 0.5
     """An image counts as (learning rate / peak)**rate_exponent: late images at a small rate teach little."""
+    rate_curvature: float = 0.05
+    """How fast an image loses worth, in squared octaves, as the learning rate leaves the best one."""
+    best_octaves: float = 0.5
+    """How far the best learning rate lies above the script's own."""
     annealing: float = 0.02
-    """Loss that a full learning rate adds through gradient noise; it goes as the schedule decays."""
+    """Loss that goes as the schedule decays. Recorded runs show no such gain at once where lr_scale is turned instead: the
+    weights that are evaluated are an average."""
 
     def held_out_loss(self, coarse_seen: float, fine_seen: float, transient: float, learning_rate: float) -> float:
         """The loss that an evaluation at full resolution shows."""
@@ -44,6 +49,10 @@ class Curve:
     def weights(self, ratio: float) -> tuple[float, float]:
         """What one image at this ratio of full resolution teaches (coarse, fine)."""
         return ratio**self.efficiency_exponent, ratio**self.fine_exponent_of_ratio
+
+    def efficiency(self, octaves: float) -> float:
+        """What an image is worth at ``octaves`` above the script's own learning rate, where it is worth 1."""
+        return math.exp(self.rate_curvature * (self.best_octaves**2 - (octaves - self.best_octaves) ** 2))
 
     def moved(self, transient: float, ratio: float, images: float) -> float:
         """The transient after training ``images`` more at this ratio."""

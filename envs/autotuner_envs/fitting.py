@@ -120,14 +120,21 @@ _STARTS = asdict(Curve())
 _FITTED = tuple(field.name for field in fields(Curve))
 _PRIOR_WEIGHT = 0.02
 """Pull of each parameter's logarithm to its start: keeps what the runs do not tell apart from running away."""
+_HELD = {"fine_exponent_of_ratio": 0.4, "rate_exponent": 0.2}
+"""Held closer: a few short phases at low resolution fit as well where low images teach all that full ones do, or where nothing
+is learned after the middle of the schedule, and plans would go far beyond what was recorded."""
+_PRIOR_WEIGHTS = np.array([_HELD.get(name, _PRIOR_WEIGHT) for name in _FITTED])
 
 
 def _curve_at(x: Array) -> Curve:
     return Curve(**{name: _STARTS[name] * math.exp(value) for name, value in zip(_FITTED, x, strict=True)})
 
 
-def predicted_losses(curve: Curve, trace: dict[str, Any]) -> list[float]:
-    """The held-out losses that ``curve`` expects at the evaluations of a recorded run, from its images at each resolution."""
+def predicted_losses(curve: Curve, trace: dict[str, Any], densities: Sequence[float] = (1.0,) * 4) -> list[float]:
+    """The held-out losses that ``curve`` expects at the evaluations of a recorded run, from its images at each resolution.
+
+    ``densities`` is what an image is worth under each density of noise levels.
+    """
     coarse_seen = fine_seen = transient = 0.0
     images_before, losses = 0.0, []
     for point in trace["points"]:
@@ -136,7 +143,9 @@ def predicted_losses(curve: Curve, trace: dict[str, Any]) -> list[float]:
         images_before = point["images"]
         coarse, fine = curve.weights(ratio)
         rate = teacher_rate(point["budget_used"], trace["stages"])
-        useful = images * rate**curve.rate_exponent
+        repaired = point["budget_used"] > trace["repaired_at"]
+        scale, density = (1.0, 0) if repaired else (trace["lr_scale"], trace["density"])
+        useful = images * rate**curve.rate_exponent * densities[density] * curve.efficiency(math.log2(scale))
         coarse_seen += useful * coarse
         fine_seen += useful * fine
         transient = curve.moved(transient, ratio, images)
@@ -144,29 +153,53 @@ def predicted_losses(curve: Curve, trace: dict[str, Any]) -> list[float]:
     return losses
 
 
-def _curve_residuals(curve: Curve, traces: Iterable[dict[str, Any]]) -> Array:
+def _curve_residuals(curve: Curve, traces: Iterable[dict[str, Any]], densities: Sequence[float] = (1.0,) * 4) -> Array:
     logs = [
         math.log(predicted / point["held_out_loss"])
         for trace in traces
-        for predicted, point in zip(predicted_losses(curve, trace), trace["points"], strict=True)
+        for predicted, point in zip(predicted_losses(curve, trace, densities), trace["points"], strict=True)
     ]
     return np.asarray(logs)
 
 
-def fit_curve(traces: Sequence[dict[str, Any]]) -> tuple[Curve, dict[str, float]]:
-    """The learning curve: fitted to the runs marked ``fit``, judged on those marked ``judge``."""
+def fit_curve(traces: Sequence[dict[str, Any]]) -> tuple[Curve, tuple[float, ...], dict[str, float]]:
+    """The learning curve and what each density is worth: fitted to runs marked ``fit``, judged on those marked ``judge``."""
     fitted = [trace for trace in traces if trace["half"] == "fit"]
     judged = [trace for trace in traces if trace["half"] == "judge"]
-    x = least_squares(
-        lambda x: np.concatenate([_curve_residuals(_curve_at(x), fitted), _PRIOR_WEIGHT * x]), np.zeros(len(_FITTED))
-    )
-    curve = _curve_at(x)
+    size = len(_FITTED)
+    weights = np.append(_PRIOR_WEIGHTS, [_PRIOR_WEIGHT] * 3)
+
+    def residuals(x: Array) -> Array:
+        return np.concatenate([_curve_residuals(_curve_at(x[:size]), fitted, _densities(x[size:])), weights * x])
+
+    x = least_squares(residuals, np.zeros(size + 3))
+    curve, densities = _curve_at(x[:size]), _densities(x[size:])
     errors = {
-        "held_out_fit": float(np.sqrt(np.mean(_curve_residuals(curve, fitted) ** 2))),
-        "held_out_judged": float(np.sqrt(np.mean(_curve_residuals(curve, judged) ** 2))),
-        "held_out_last_judged": max(abs(float(_curve_residuals(curve, [trace])[-1])) for trace in judged),
+        "held_out_fit": float(np.sqrt(np.mean(_curve_residuals(curve, fitted, densities) ** 2))),
+        "held_out_judged": float(np.sqrt(np.mean(_curve_residuals(curve, judged, densities) ** 2))),
+        "held_out_last_judged": max(abs(float(_curve_residuals(curve, [trace], densities)[-1])) for trace in judged),
     }
-    return curve, errors
+    for half, group in (("fit", fitted), ("judged", judged), ("all", traces)):
+        predicted = [predicted_losses(curve, trace, densities) for trace in group]
+        measured = [[point["held_out_loss"] for point in trace["points"]] for trace in group]
+        for name, at in (("half_way", 0.5), ("last", 1.0)):
+            where = [max(0, round(at * len(losses)) - 1) for losses in measured]
+            found = kendall(
+                [p[i] for p, i in zip(predicted, where, strict=True)], [m[i] for m, i in zip(measured, where, strict=True)]
+            )
+            errors[f"kendall_{name}_{half}"] = found
+    return curve, densities, errors
+
+
+def _densities(x: Array) -> tuple[float, ...]:
+    return (1.0, *(math.exp(value) for value in x))
+
+
+def kendall(first: Sequence[float], second: Sequence[float]) -> float:
+    """Rank correlation tau-a: the share of pairs in the same order less that in the other; 1 is the same order."""
+    pairs = [(i, j) for i in range(len(first)) for j in range(i)]
+    signs = [np.sign((first[i] - first[j]) * (second[i] - second[j])) for i, j in pairs]
+    return float(np.mean(signs))
 
 
 def fit_distillation(traces: Sequence[dict[str, Any]], rate_exponent: float) -> tuple[Distillation, dict[str, float]]:
@@ -225,8 +258,9 @@ def _student_residuals(distillation: Distillation, traces: Iterable[dict[str, An
 def fit(traces: Traces) -> tuple[Calibration, dict[str, float]]:
     """Everything."""
     step, memory, evaluation, cost_errors = fit_costs(traces.costs)
-    curve, curve_errors = fit_curve(traces.curves)
+    curve, densities, curve_errors = fit_curve(traces.curves)
     distillation, distillation_errors = fit_distillation(traces.distillations, curve.rate_exponent)
-    plain = next(trace for trace in traces.curves if not trace["low_share"])
-    calibration = Calibration(step, memory, evaluation, curve, distillation, float(plain["points"][-1]["images"]))
+    plain = next(trace for trace in traces.curves if trace["name"] == "full")
+    images = float(plain["points"][-1]["images"])
+    calibration = Calibration(step, memory, evaluation, curve, distillation, densities, images)
     return calibration, {**cost_errors, **curve_errors, **distillation_errors}

@@ -45,6 +45,10 @@ class CurveRun:
     seed: int = 0
     distill_at: tuple[float, ...] = ()
     """Shares of the budget at which stages 1, 2, ... begin; empty trains the teacher alone."""
+    lr_scale: float = 1.0
+    density: int = 0
+    repaired_at: float = 1.0
+    """Share of the budget from which the learning-rate scale is 1 and the density the first."""
 
 
 RUNS: tuple[CurveRun, ...] = (
@@ -56,6 +60,18 @@ RUNS: tuple[CurveRun, ...] = (
     CurveRun("low20_long", "judge", 0.3, 20),
     CurveRun("distill_late", "fit", distill_at=(0.70, 0.85)),
     CurveRun("distill_early", "judge", distill_at=(0.40, 0.60), seed=1),
+    CurveRun("rate_quarter", "fit", lr_scale=0.25),
+    CurveRun("rate_double", "fit", lr_scale=2.0),
+    CurveRun("rate_half", "judge", lr_scale=0.5, seed=1),
+    CurveRun("rate_double_again", "judge", lr_scale=2.0, seed=1),
+    CurveRun("rate_repaired", "judge", lr_scale=0.25, repaired_at=0.3, seed=1),
+    CurveRun("density_low", "fit", density=1),
+    CurveRun("density_high", "fit", density=2),
+    CurveRun("density_uniform", "fit", density=3),
+    CurveRun("density_low_again", "judge", density=1, seed=1),
+    CurveRun("density_high_again", "judge", density=2, seed=1),
+    CurveRun("density_uniform_again", "judge", density=3, seed=1),
+    CurveRun("density_repaired", "judge", density=2, repaired_at=0.3, seed=1),
 )
 
 
@@ -141,8 +157,13 @@ def record_run(dataset: Dataset, run: CurveRun, steps: int) -> dict[str, Any]:
     )  # fmt: skip
     trainer = Trainer(config, dataset)
     points = []
+    trainer.set_knob("lr_scale", run.lr_scale)
+    trainer.set_knob("timestep_density", run.density)
     for progress in trainer.steps():
         used = progress.step / steps
+        if used >= run.repaired_at:
+            trainer.set_knob("lr_scale", 1.0)
+            trainer.set_knob("timestep_density", 0)
         trainer.set_knob("resolution", run.low_resolution if used < run.low_share else dataset.resolution)
         if run.distill_at:
             trainer.set_knob("distill", float(sum(used >= share for share in run.distill_at)))
@@ -155,6 +176,9 @@ def record_run(dataset: Dataset, run: CurveRun, steps: int) -> dict[str, Any]:
         "seed": run.seed,
         "low_share": run.low_share,
         "low_resolution": run.low_resolution,
+        "lr_scale": run.lr_scale,
+        "density": run.density,
+        "repaired_at": run.repaired_at,
         "full_resolution": dataset.resolution,
         "stages": len(ladder),
         "steps": steps,

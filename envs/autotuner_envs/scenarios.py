@@ -130,10 +130,10 @@ def _start(name: str, positions: tuple[int, ...], values: tuple[float, ...] = ()
 
 
 def _poor_density(scenario: Scenario, random: np.random.Generator) -> Scenario:
-    """The script draws its noise levels where they teach little (how little is assumed, not recorded)."""
-    scenario = _start("timestep_density", (2,))(scenario, random)
-    first, second, _, *more = scenario.density_efficiency
-    return replace(scenario, density_efficiency=(first, second, float(random.uniform(0.4, 0.7)), *more))
+    """The script draws its noise levels where they teach less: by as much as was recorded, or up to a third more."""
+    scenario = _start("timestep_density", (1,))(scenario, random)
+    first, second, *more = scenario.density_efficiency
+    return replace(scenario, density_efficiency=(first, min(second, 0.95) * float(random.uniform(0.67, 1.0)), *more))
 
 
 def _scattered(scenario: Scenario, random: np.random.Generator) -> Scenario:
@@ -190,6 +190,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("low_resolution", _SEEN, _start("resolution", (0, 1)), "the script starts below full resolution"),
     Family("gaps", _SEEN, _gaps, "telemetry stops for a while as memory is taken"),
     Family("scattered", ("train",), _scattered, "every knob starts anywhere on its ladder"),
+    Family("hours", ("train",), _budget(3600.0, 14400.0), "a budget of one to four hours"),
     Family("memory_returned", ("validation", "test"), _memory_taken(True), "another program takes memory and gives it back"),
     Family("costly_previews", ("validation", "test"), _costly_previews, "previews take a tenth of the time and more"),
     Family("learning_rate", _SEEN, _start("lr_scale", (0, 3), (0.25, 0.5, 1.0, 2.0)), "the script's learning rate is far off"),

@@ -51,7 +51,7 @@ class RunState:
     student_base: float = NAN
     """Quality at the target steps of the undistilled teacher that the student learns from."""
     teacher_rate: float = 0.0
-    """Learning rate of the teacher's last step, as a share of its peak."""
+    """Learning rate that the schedule had at the teacher's last step, as a share of its peak."""
     owed_seconds: float = 0.0
     """Time that compiles and evaluations still take from training."""
     cached_bytes: float = 0.0
@@ -250,7 +250,7 @@ class Simulator:
             return
         rate = teacher_rate(self.elapsed / scenario.budget_seconds, scenario.stages)
         useful = images * rate**scenario.curve.rate_exponent * self._efficiency()
-        state.teacher_rate = rate * self.value("lr_scale")
+        state.teacher_rate = rate
         state.coarse_seen += useful * coarse
         state.fine_seen += useful * fine
         state.transient = scenario.curve.moved(state.transient, ratio, images)
@@ -261,10 +261,10 @@ class Simulator:
         return student_rate((self.elapsed - self.state.stage_entered) / self.scenario.budget_seconds / planned)
 
     def _efficiency(self) -> float:
-        """What learning rate and noise density make of an image; the shape of both is assumed, not recorded."""
+        """What learning rate and noise density make of an image."""
         scenario = self.scenario
-        octaves = math.log2(self.value("lr_scale") / scenario.best_lr_scale)
-        return scenario.density_efficiency[int(self.value("timestep_density"))] * math.exp(-0.15 * octaves * octaves)
+        octaves = math.log2(self.value("lr_scale"))
+        return scenario.density_efficiency[int(self.value("timestep_density"))] * scenario.curve.efficiency(octaves)
 
     def _warm(self, pace: float, seconds: float) -> None:
         if self._heat is None:

@@ -50,7 +50,7 @@ def _numbers(kind: type) -> list[tuple[Any, ...]]:
 _SPAN = [("start", "f8"), ("end", "f8"), ("share", "f8")]
 _SCENARIO = [
     ("seed", "u8"), ("budget_seconds", "f8"), ("interval_seconds", "f8"), ("image_scale", "f8"), ("batch", "f8"),
-    ("full_resolution", "f8"), ("step_noise", "f8"), ("leak_bytes_per_second", "f8"), ("best_lr_scale", "f8"),
+    ("full_resolution", "f8"), ("step_noise", "f8"), ("leak_bytes_per_second", "f8"),
     ("density_efficiency", "f8", (SPANS,)), ("stages", "i8"), ("target", "f8"), ("max_shapes", "i8"),
     ("values", "f8", (KNOB_COUNT, LADDER)), ("count", "i8", (KNOB_COUNT,)), ("start", "i8", (KNOB_COUNT,)),
     ("fixed", "f8", (KNOB_COUNT,)),
@@ -110,7 +110,7 @@ def encode(scenario: Scenario, run: np.void) -> None:
         )
     for name in (
         "seed", "budget_seconds", "image_scale", "batch", "full_resolution", "step_noise", "leak_bytes_per_second",
-        "best_lr_scale", "stages", "target",
+        "stages", "target",
     ):  # fmt: skip
         run[name] = getattr(scenario, name)
     run["interval_seconds"] = interval_for(declaration)

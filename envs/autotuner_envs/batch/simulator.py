@@ -32,6 +32,7 @@ activations = compiled(MemoryCost.activations)
 resident_bytes = compiled(MemoryCost.resident)
 curve_held_out_loss = compiled(Curve.held_out_loss)
 curve_weights = compiled(Curve.weights)
+curve_efficiency = compiled(Curve.efficiency)
 curve_moved = compiled(Curve.moved)
 undistilled = compiled(Distillation.undistilled)
 distillation_gap = compiled(Distillation.gap)
@@ -241,7 +242,7 @@ def _learn(run: Any, steps: float, stage: int) -> None:
         return
     rate = teacher_rate(elapsed(run) / run.budget_seconds, run.stages)
     useful = images * rate**run.curve.rate_exponent * _efficiency(run)
-    run.teacher_rate = rate * value(run, LR_SCALE)
+    run.teacher_rate = rate
     run.coarse_seen += useful * coarse
     run.fine_seen += useful * fine
     run.transient = curve_moved(run.curve, run.transient, ratio, images)
@@ -249,8 +250,8 @@ def _learn(run: Any, steps: float, stage: int) -> None:
 
 @compiled
 def _efficiency(run: Any) -> float:
-    octaves = math.log2(value(run, LR_SCALE) / run.best_lr_scale)
-    return float(run.density_efficiency[int(value(run, DENSITY))] * math.exp(-0.15 * octaves * octaves))
+    octaves = math.log2(value(run, LR_SCALE))
+    return float(run.density_efficiency[int(value(run, DENSITY))] * curve_efficiency(run.curve, octaves))
 
 
 @compiled
