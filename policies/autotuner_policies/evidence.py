@@ -292,6 +292,43 @@ def stamp(artefact: Path, documents: dict[str, dict[str, Any]]) -> None:
     write_card(artefact, card)
 
 
+def draw_picture(rows: dict[str, list[Row]], where: Sequence[Key], default: str, path: Path) -> None:
+    """Scores over the script alone with their intervals, by arm; and the default against three others, by family."""
+    from matplotlib.figure import Figure
+
+    strata = [family for family, _ in where]
+    shown = [name for name in rows if not name.startswith("always")]
+    values = {name: estimate([score(*pair) for pair in zip(rows[name], rows["alone"], strict=True)], strata) for name in shown}
+    shown.sort(key=lambda name: values[name].value)
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for place, name in enumerate(shown):
+        value = values[name]
+        color = "tab:blue" if name == default else "0.35"
+        left.plot(value.value, place, "o", color=color)
+        if value.low is not None and value.high is not None:
+            left.plot([value.low, value.high], [place, place], color=color)
+    left.set_yticks(range(len(shown)), shown)
+    left.axvline(0.0, color="0.8", zorder=0)
+    left.set_xlabel("log(seconds to the target of the script alone / of the arm), IQM and 95 %")
+    families_of = list(dict.fromkeys(strata))
+    for other, marker in (("best static", "o"), ("rules", "s"), ("oracle", "|")):
+        means = [
+            float(
+                np.mean(
+                    [score(a, b) for (name, _), a, b in zip(where, rows[default], rows[other], strict=True) if name == family]
+                )
+            )
+            for family in families_of
+        ]
+        right.plot(means, range(len(families_of)), marker, label=f"against {other}")
+    right.set_yticks(range(len(families_of)), families_of)
+    right.axvline(0.0, color="0.8", zorder=0)
+    right.set_xlabel(f"mean score of {default}: right of zero it is sooner")
+    right.legend()
+    figure.savefig(path, dpi=110)
+
+
 def document_of(path: Path) -> dict[str, Any]:
     """The JSON line that ends a report."""
     return dict(json.loads(path.read_text(encoding="utf-8").strip().splitlines()[-1]))
@@ -306,6 +343,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=Path("evidence-parts"), help="finished parts (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, help="also write the report here")
+    parser.add_argument("--picture", type=Path, help="draw scores by arm and by family here (PNG)")
     parser.add_argument("--stamp", type=Path, nargs="+", help="reports to write into the artefact's card; nothing is played")
     options = parser.parse_args()
     if options.stamp:
@@ -317,9 +355,11 @@ def main() -> None:
         best = choose_static(kept, options.count)
         chosen = winner(play_all(kept, "validation", options.count, best, options.artifact))
         rows = play_all(kept, options.split, options.count, best, options.artifact)
-    facts = [f"best static: {dict(STATICS[best].values)}", f"default, chosen on validation: {chosen}"]
+    facts = [f"best static, number {best}: {dict(STATICS[best].values)}", f"default, chosen on validation: {chosen}"]
     text = report(rows, keys(options.split, options.count), chosen, options.split, facts)
     print(text)
+    if options.picture:
+        draw_picture(rows, keys(options.split, options.count), chosen, options.picture)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")

@@ -78,3 +78,20 @@ def test_the_groups_are_of_known_families():
 
     assert {*CALM, *BAD_STARTS} <= {family.name for family in FAMILIES}
     assert not set(CALM) & set(BAD_STARTS)
+
+
+def test_the_picture_is_drawn(tmp_path):
+    made = rows(learned={"stationary": 130.0, "memory_taken": 60.0, "small_micro_batch": 50.0})
+    evidence.draw_picture(made, WHERE, "learned", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_card_is_told_who_won_and_against_whom_the_policy_loses(tmp_path):
+    (tmp_path / "card.json").write_text("{}")
+    text = evidence.report(rows(learned=80.0, forecast=60.0), WHERE, "forecast", "validation", [])
+    (tmp_path / "report.txt").write_text(text)
+    evidence.stamp(tmp_path, {"validation": evidence.document_of(tmp_path / "report.txt")})
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["default"] == "forecast"
+    assert "forecast" in card["loses_to"]
+    assert {"alone", "rules"} <= set(card["beats"])
