@@ -177,7 +177,6 @@ def _perform(job: Job, arm: Arm, unit_bytes: int, state: Path, children: Childre
         seed=job.seed,
         start=start(job.kind, arm),
         sampling_ladder=list(KINDS[job.kind].sampling_ladder),
-        distill_from=list(arm.distill_from),
         state=str(state),
         injected=str(injected),
         out=str(out),

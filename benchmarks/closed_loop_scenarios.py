@@ -167,8 +167,6 @@ class Arm:
     """The daemon's; empty: no Autotuner, no guard."""
     values: dict[str, float] = field(default_factory=dict)
     """Knobs that the script sets for the whole run, whatever the scenario's start."""
-    distill_from: tuple[float, ...] = ()
-    """Shares of the budget at which the script itself enters its students; empty: the trainer's own plan."""
 
 
 STATICS: dict[str, Arm] = {
@@ -190,7 +188,7 @@ def hand() -> Arm:
     from autotuner_envs.schedules import HAND_TUNED
 
     chosen = {"sampling_steps": HAND_TUNED.sampling_steps, "pace": HAND_TUNED.pace, "lr_scale": HAND_TUNED.lr_scale}
-    return Arm(values={"micro_batch": 64.0, "resolution": 28.0, **chosen}, distill_from=HAND_TUNED.distill_from)
+    return Arm(values={"micro_batch": 64.0, "resolution": 28.0, **chosen})
 
 
 ARMS = ("learned", "rules", "forecast", "hold", "alone", "best_static", "hand")

@@ -1,7 +1,7 @@
 """The training of one run of stage S2, in a process of its own: ``python -m benchmarks.closed_loop_training SPEC.json``.
 
 The trainer, its hook and its slowdown by injected readings are the product's; only the start values, the script's own plan of
-distillation and what is written at the end are the benchmark's.
+and what is written at the end are the benchmark's.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ class Spec:
     start: dict[str, float]
     """Knob values of the first step."""
     sampling_ladder: list[int]
-    distill_from: list[float]
-    """Shares of the budget at which the script enters its students by itself; empty: the trainer's own plan."""
     state: str
     """State directory that the hook writes to; without a daemon nobody answers there."""
     injected: str
@@ -97,8 +95,8 @@ def train(spec: Spec) -> dict[str, Any]:
     """Train to the end of the budget, measure once more outside it, and return what there is to tell."""
     dataset = data.find(None)
     fitted = presets.fitted(presets.find(spec.preset), dataset)
-    ladder = tuple(spec.sampling_ladder)
-    config = replace(fitted, seconds=spec.seconds, seed=spec.seed, sampling_ladder=ladder, quality_every=NEVER)
+    config = replace(fitted, seconds=spec.seconds, seed=spec.seed, sampling_ladder=tuple(spec.sampling_ladder))
+    config = replace(config, student_ladder=(), quality_every=NEVER)  # no arm distils: the metric is the teacher's loss
     config = started(config, spec.start)
     config, run = launch.attached(config, dataset, state_directory=Path(spec.state), keep_architecture=True)
     sleep = Sleep()
@@ -109,20 +107,16 @@ def train(spec: Spec) -> dict[str, Any]:
         trainer.lr_scale = trainer.knobs["lr_scale"]  # a script that starts there does not ramp to it
         processor = time.process_time()
         for _ in trainer.steps():
-            if spec.distill_from:
-                trainer.set_knob("distill", float(sum(trainer.budget_used >= share for share in spec.distill_from)))
+            pass
         seconds, processor = trainer.seconds, time.process_time() - processor
-        trainer.finish_student()
         last = trainer.evaluate(with_quality=True)
     few = config.quality_steps
-    student = trainer.evaluator.quality("student", few) if trainer.stages.student is not None else None
     return {
         "seconds": seconds,
         "steps": trainer.step,
         "images": trainer.images,
         "curve": [(round(e.seconds, 3), e.step, e.held_out_loss, e.stage) for e in trainer.evaluations[:-1]],
         "held_out_loss": last.held_out_loss,
-        "student_quality": student,
         "teacher_quality": trainer.evaluator.quality("teacher", few),
         "quality_metric": f"{trainer.evaluator.features.metric}, {few} steps",
         "not_finite_steps": trainer.not_finite_steps,
