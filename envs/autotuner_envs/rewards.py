@@ -15,7 +15,7 @@ class Weights:
     progress: float = 2.0
     """For the held-out loss, on a logarithmic scale: 1 is the way from the first loss to the target."""
     waiting: float = 4.0
-    """For the logarithm of the time above the target: what the protocol's score counts. At half of it a policy that was late for
+    """For the logarithm of the time above the target, which the score counts. At half of it a policy that was late for
     the target gave it up for a student, whose quality counts as much."""
     quality: float = 1.0
     """For the quality at the target steps: 1 is a distance BETTER times that of the undistilled teacher at the target loss."""

@@ -210,7 +210,7 @@ def _vary_curve(curve: Curve, random: np.random.Generator) -> Curve:
     def around(value: float, deviation: float) -> float:
         return value * float(np.exp(random.normal(0.0, deviation)))
 
-    # Recorded: one script, whose learning rate is worth 8 % more doubled; that of others may be right, or too high.
+    # Recorded: one script, whose learning rate is worth 14 % more doubled; that of others may be right, or too high.
     curvature = float(np.exp(random.uniform(math.log(0.015), math.log(0.12))))
     return replace(
         curve,
