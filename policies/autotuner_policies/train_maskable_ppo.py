@@ -43,7 +43,7 @@ class Args:
     seeds: tuple[int, ...] = (0,)
     """Training seeds; the one with the best score on validation is exported."""
     steps: int = 4_000_000
-    """Environment steps of each seed."""
+    """Environment steps of each seed; 0 leaves it at imitation."""
     environments: int = 256
     """Simulated runs stepped side by side in this process."""
     scenarios: int = 6_000
@@ -174,8 +174,9 @@ def train(args: Args, seed: int) -> Path:
     if args.clone_scenarios:
         clone(model, args, seed)
         facts["cloned"] = validate(model, args.validation)
-        learn_critic(model, args.critic_steps)
-    model.learn(args.steps)
+        learn_critic(model, args.critic_steps if args.steps else 0)
+    if args.steps:
+        model.learn(args.steps)
     seconds = time.monotonic() - started
     facts |= {"seconds": round(seconds, 1), **validate(model, args.validation)}
     print(facts, flush=True)
