@@ -60,7 +60,7 @@ def _shipped(name: str, artefacts: Path | None) -> ResolvedPolicy:
     resolved = _load(directory, name)
     card = getattr(resolved.policy, "card", {})
     winner = card.get("default", resolved.policy.name)  # who won when the artefact was judged, which may be another policy
-    if name == "default" and winner in _BUILT_IN:
+    if name == "default" and not resolved.problem and winner in _BUILT_IN:
         return ResolvedPolicy(_BUILT_IN[winner]())
     return resolved
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import math
 import shutil
 
@@ -160,7 +161,10 @@ def test_knobs_that_the_artefact_never_moves_stay_out(tmp_path):
     made[0].columns["asked_action"][0] = other
     made[0].columns["mask"][0] = [True] * ACTION_COUNT
     write_episodes(tmp_path / "e.json", made)
-    assert run(tmp_path, tmp_path / "e.json")["decisions"] == 119
+    base = tmp_path / "base"
+    shutil.copytree(BASE, base)
+    write_card(base, {**read_card(base), "knobs": [name for name in KNOB_NAMES if name != "lr_scale"]})
+    assert recipe.fine_tune(base, [tmp_path / "e.json"], tmp_path / "tuned", recipe.Settings())["decisions"] == 119
 
 
 def test_the_card_says_from_which_data_and_claims_no_results(tmp_path, episodes):
