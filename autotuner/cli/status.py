@@ -72,6 +72,8 @@ def _lines(document: dict[str, Any], address: Address | None, advice: list[Advic
     yield f"machine  {_machine(document['machine'])}"
     silent = [sensor for sensor in document["sensors"] if not sensor["up"]]
     yield f"sensors  {len(document['sensors']) - len(silent)} of {len(document['sensors'])} answer"
+    for sensor in silent:
+        yield f"!        {sensor['name']}: {sensor['reason']}"
     for problem in document.get("problems", ()):
         yield f"!        {problem}"
     if gain := document.get("gain"):

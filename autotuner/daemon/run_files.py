@@ -24,16 +24,21 @@ def read_declaration(directory: Path) -> Declaration:
 
 
 class RunFiles:
-    """Ring and page of one run. ``problem`` is the sentence for what cannot be used at the moment; empty when all can."""
+    """Ring and page of one run."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.problem = ""
+        self._ring_problem = self._page_problem = ""
         self.lost = 0
         self._sequence = 0
         self._ring: RingReader | None = None
         self._page: PageWriter | None = None
         self._declared_at = self._declaration_time()
+
+    @property
+    def problem(self) -> str:
+        """The sentence for what cannot be used at the moment; empty when all can."""
+        return self._ring_problem or self._page_problem
 
     @property
     def present(self) -> bool:
@@ -50,10 +55,10 @@ class RunFiles:
             self._sequence = self._ring.sequence
             sound = [record for record in records if math.isfinite(record.time)]
             self.lost += self._ring.lost - lost_before + len(records) - len(sound)
-            self.problem = ""
+            self._ring_problem = ""
             return sound
         except (AutotunerError, OSError) as error:
-            self.problem = f"telemetry cannot be read: {error}"
+            self._ring_problem = f"telemetry cannot be read: {error}"
             self._close_ring()
             return []
 
@@ -75,8 +80,9 @@ class RunFiles:
         """Tell the run that somebody guides it."""
         try:
             self._opened_page().heartbeat(now, mode)
+            self._page_problem = ""
         except (AutotunerError, OSError) as error:
-            self.problem = self.problem or f"knobs cannot be delivered: {error}"
+            self._page_problem = f"knobs cannot be delivered: {error}"
 
     def _opened_page(self) -> PageWriter:
         if self._page is None:

@@ -186,7 +186,8 @@ class Daemon:
         statuses = self._machine.statuses(moment.now)
         holdout = self.roster.holdout
         gain = GainSnapshot(**vars(holdout.gain)) if holdout.gain else None
-        problems = (self.frozen and f"nothing is changed: {self.frozen}", self._policy_problem, holdout.problem)
+        files = (run.files.problem and f"{run.run_id}: {run.files.problem}" for run in self.live.values())
+        problems = (self.frozen and f"nothing is changed: {self.frozen}", self._policy_problem, holdout.problem, *files)
         return Snapshot(
             unix_time=moment.unix, started_unix=self._start_unix, version=self._version, mode=holdout.mode,
             policy=self.roster.policy.name, machine=machine,

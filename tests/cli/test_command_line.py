@@ -125,7 +125,7 @@ def test_status_shows_a_daemons_document(capsys, journal, monkeypatch):
     }  # fmt: skip
     document = {
         "version": "0.1", "mode": "advise", "policy": "rules", "unix_time": 7300.0, "started_unix": 100.0, "machine": machine,
-        "sensors": [{"up": True}, {"up": False}], "problems": ["nothing is changed: disk full"], "runs": [shown],
+        "sensors": [{"up": True}, {"name": "macmon", "up": False, "reason": "gone"}], "problems": ["nothing is changed: disk full"], "runs": [shown],
     }  # fmt: skip
     monkeypatch.setattr("autotuner.cli.status.ask", lambda address: document)
     monkeypatch.setattr("autotuner.cli.status.read_address", lambda state: type("Address", (), {"url": "http://x"}))
@@ -136,6 +136,7 @@ def test_status_shows_a_daemons_document(capsys, journal, monkeypatch):
     assert "mode advise, policy rules, up 2 h" in out
     assert "memory 8 GiB of 16 GiB available, pressure warn, heat unknown, 61 °C  (injected" in out
     assert "1 of 2 answer" in out
+    assert "macmon: gone" in out
     assert "nothing is changed: disk full" in out
     assert "abc  cats-1: pace 1 to 0.5: hot" in out
     assert "8 [16] 32" in out
