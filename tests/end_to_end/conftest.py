@@ -64,12 +64,12 @@ class Stage:
         self.processes.append(process)
         return process
 
-    def daemon(self, *flags: str, policy: str = "rules") -> subprocess.Popen:
+    def daemon(self, *flags: str, policy: str = "rules", program: tuple[str, ...] = ("-m", "autotuner")) -> subprocess.Popen:
         """A daemon that looks every 50 ms and has shown its first snapshot."""
         (self.state / "daemon.json").unlink(missing_ok=True)
         settings = ["--port", "0", "--policy", policy, "--tick-seconds", "0.05", "--decision-seconds", "0.2"]
         with self.log.open("a") as log:
-            process = self.start("-m", "autotuner", "daemon", *settings, *flags, output=log)
+            process = self.start(*program, "daemon", *settings, *flags, output=log)
         wait_for(lambda: self.address() or process.poll() is not None, "the daemon's address")
         assert process.poll() is None, self.log.read_text()
         return process
