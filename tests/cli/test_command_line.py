@@ -125,7 +125,8 @@ def test_status_shows_a_daemons_document(capsys, journal, monkeypatch):
     }  # fmt: skip
     document = {
         "version": "0.1", "mode": "advise", "policy": "rules", "unix_time": 7300.0, "started_unix": 100.0, "machine": machine,
-        "sensors": [{"up": True}, {"name": "macmon", "up": False, "reason": "gone"}], "problems": ["nothing is changed: disk full"], "runs": [shown],
+        "sensors": [{"up": True}, {"name": "macmon", "up": False, "reason": "gone"}],
+        "problems": ["nothing is changed: disk full"], "runs": [shown],
     }  # fmt: skip
     monkeypatch.setattr("autotuner.cli.status.ask", lambda address: document)
     monkeypatch.setattr("autotuner.cli.status.read_address", lambda state: type("Address", (), {"url": "http://x"}))
