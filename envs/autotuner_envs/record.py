@@ -80,7 +80,7 @@ def header(command: str) -> dict[str, Any]:
     return {
         "command": command,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, recording pinned to one, others busy",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores; step costs are processor seconds",
         "versions": {"python": platform.python_version(), "mlx": version("mlx"), "numpy": version("numpy")},
     }
 

@@ -2,8 +2,8 @@
 
 ``python -m autotuner_policies.evidence --split test --count 6 --output policies/results/evidence_test.txt``
 
-Arms are played once for each scenario and kept in ``--keep``, so a long run may be cut in pieces; an arm whose code or artefact
-has changed is played anew only where its file is removed. The last line is JSON.
+Arms are played once for each scenario and kept in ``--keep``, in a folder named by simulator, controller and artefact, so a
+long run may be cut in pieces and nothing stale is told. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from autotuner_envs.alone import Halving, Planned, Static, play_alone
+from autotuner_envs.batch.compiled import sources
 from autotuner_envs.scenario import Scenario
 from autotuner_envs.scenarios import BAD_STARTS, CALM, SEEDS, draw, families
 from autotuner_envs.schedules import HAND_TUNED, PLANS, constant, of_policy, play, random_legal
@@ -242,16 +243,21 @@ def table(rows: dict[str, list[Row]], where: Sequence[Key]) -> list[str]:
     return lines
 
 
+def means_by_family(rows: dict[str, list[Row]], where: Sequence[Key], default: str, other: str) -> dict[str, float]:
+    """Mean score of the default against one other arm, family by family."""
+    scores: dict[str, list[float]] = {}
+    for (family, _), own, theirs in zip(where, rows[default], rows[other], strict=True):
+        scores.setdefault(family, []).append(score(own, theirs))
+    return {family: float(np.mean(values)) for family, values in scores.items()}
+
+
 def by_family(rows: dict[str, list[Row]], where: Sequence[Key], default: str) -> list[str]:
-    """Mean score of the default against four others, family by family; its losses first."""
+    """Mean score of the default against four others, family by family; its losses against the best static setting first."""
     others = ("alone", "best static", "rules", "oracle")
+    means = {other: means_by_family(rows, where, default, other) for other in others}
     lines = [f"{'family':20s} " + " ".join(f"{other:>12s}" for other in others)]
-    means = {}
-    for family in dict.fromkeys(name for name, _ in where):
-        at = [i for i, key in enumerate(where) if key[0] == family]
-        means[family] = [float(np.mean([score(rows[default][i], rows[other][i]) for i in at])) for other in others]
-    for family, values in sorted(means.items(), key=lambda item: item[1][1]):
-        lines.append(f"{family:20s} " + " ".join(f"{value:+12.3f}" for value in values))
+    for family in sorted(means["alone"], key=lambda family: means["best static"][family]):
+        lines.append(f"{family:20s} " + " ".join(f"{means[other][family]:+12.3f}" for other in others))
     return lines
 
 
@@ -269,9 +275,8 @@ def report(rows: dict[str, list[Row]], where: Sequence[Key], default: str, split
     ]
     lines += [f"{name}: {found[name]} (goal {goal})" for name, goal in GOALS.items()]
     arms = {name: _told(rows, name) for name in rows}
-    return (
-        "\n".join([*lines, json.dumps({"benchmark": "evidence", "split": split, "goals": GOALS, **found, "arms": arms})]) + "\n"
-    )
+    document = {"benchmark": "evidence", "split": split, "goals": GOALS, **found, "arms": arms}
+    return "\n".join([*lines, json.dumps(document)]) + "\n"
 
 
 def _told(rows: dict[str, list[Row]], name: str) -> dict[str, float]:
@@ -311,18 +316,10 @@ def draw_picture(rows: dict[str, list[Row]], where: Sequence[Key], default: str,
     left.set_yticks(range(len(shown)), shown)
     left.axvline(0.0, color="0.8", zorder=0)
     left.set_xlabel("log(seconds to the target of the script alone / of the arm), IQM and 95 %")
-    families_of = list(dict.fromkeys(strata))
     for other, marker in (("best static", "o"), ("rules", "s"), ("oracle", "|")):
-        means = [
-            float(
-                np.mean(
-                    [score(a, b) for (name, _), a, b in zip(where, rows[default], rows[other], strict=True) if name == family]
-                )
-            )
-            for family in families_of
-        ]
-        right.plot(means, range(len(families_of)), marker, label=f"against {other}")
-    right.set_yticks(range(len(families_of)), families_of)
+        means = means_by_family(rows, where, default, other)
+        right.plot(list(means.values()), range(len(means)), marker, label=f"against {other}")
+        right.set_yticks(range(len(means)), list(means))
     right.axvline(0.0, color="0.8", zorder=0)
     right.set_xlabel(f"mean score of {default}: right of zero it is sooner")
     right.legend()
@@ -351,7 +348,7 @@ def main() -> None:
         stamp(options.artifact, {document["split"]: document for document in documents})
         return
     with ProcessPoolExecutor(options.workers) as pool:
-        kept = Kept(options.keep, pool)
+        kept = Kept(options.keep / f"{sources()}-{read_card(options.artifact)['sha256'][:8]}", pool)
         best = choose_static(kept, options.count)
         chosen = winner(play_all(kept, "validation", options.count, best, options.artifact))
         rows = play_all(kept, options.split, options.count, best, options.artifact)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from autotuner_envs.batch.compiled import sources
 from autotuner_envs.batch.runs import BatchedRuns
 from autotuner_envs.scenarios import SEEDS, families, frozen
 from autotuner_envs.training_run import TrainingRun
@@ -156,10 +157,9 @@ def validate(model: MaskablePPO, count: int) -> dict[str, float]:
 
 
 def settings(args: Args) -> dict[str, Any]:
-    """The flags that make one seed differ from another training's."""
-    return {
-        name: getattr(args, name) for name in vars(Args()) if name not in ("output", "keep", "workers", "seeds", "validation")
-    }
+    """What makes one seed differ from another training's: the flags, and the simulator by its hash."""
+    flags = [name for name in vars(Args()) if name not in ("output", "keep", "workers", "seeds", "validation")]
+    return {"simulator": sources(), **{name: getattr(args, name) for name in flags}}
 
 
 def train(args: Args, seed: int) -> Path:
