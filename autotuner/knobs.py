@@ -36,7 +36,7 @@ class Knob:
 KNOBS: tuple[Knob, ...] = (
     Knob("resolution", "pixels", 4, 4096, True, True, 3, "edge length of the training images"),
     Knob("micro_batch", "images", 1, 65536, True, True, 2, "images a forward pass; accumulation keeps the effective batch"),
-    Knob("sampling_steps", "steps", 1, 1000, True, False, 4, "solver steps of previews and sample evaluations"),
+    Knob("sampling_steps", "steps", 1, 1000, True, False, 1, "solver steps of previews and sample evaluations"),
     Knob("distill", "stage", 0, 16, True, False, 4, "distillation stage; 0 trains the teacher"),
     Knob("pace", "ratio", 0.5, 1.0, False, False, 1, "share of the time that the trainer computes"),
     Knob("cache_limit", "bytes", 0, 2**50, True, False, 2, "memory that the framework may keep for reuse"),

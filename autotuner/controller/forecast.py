@@ -24,7 +24,7 @@ from autotuner.controller.forecast_models import (
 from autotuner.controller.observation import moved
 from autotuner.controller.pacing import pace_wish
 from autotuner.controller.policy import Choice
-from autotuner.controller.rules import GAP_CLOSED, HIGH_MEMORY
+from autotuner.controller.rules import GAP_CLOSED, HIGH_MEMORY, LATEST_STUDENT, TARGET_MARGIN
 from autotuner.controller.window import RunWindow
 from autotuner.knobs import find
 
@@ -53,7 +53,6 @@ STUDENT_FLOOR, STUDENT_TIME = 0.5, 0.12
 """Prior of a student: relative few-step distance after long, and the share of the budget in which 63 % of the way is done."""
 TEACHER_WORTH = 3.0
 """Held-out loss against few-step distance, both logarithms, when time is shared between teacher and student."""
-LATEST_STUDENT = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +159,7 @@ class _Look:
         last = self.window.last_sample
         if last is None or used <= 0:
             return 1.0
-        if target and used < LATEST_STUDENT - 0.1 and not self._reached(target):
+        if target and used < LATEST_STUDENT and not self._reached(target):
             return LATEST_STUDENT
         slope = 0.1 if curve is None else curve
         shares = [used, *(used + 0.02 * k for k in range(1, 40) if used + 0.02 * k <= LATEST_STUDENT)]
@@ -173,7 +172,7 @@ class _Look:
 
     def _reached(self, target: float) -> bool:
         recent = list(self.window.evaluations)[-1:]
-        return bool(recent) and recent[0].held_out_loss <= target
+        return bool(recent) and recent[0].held_out_loss <= target * math.exp(-TARGET_MARGIN)
 
     # -- everything that makes the rest of the budget worth more -------------------------------------------------
 

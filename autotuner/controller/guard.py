@@ -87,7 +87,7 @@ class Guard:
         recent = list(window.intervals)[-4:]
         if action.knob in LOADING and any(interval.not_finite for interval in recent):
             return "diverging"
-        if action.knob in LOADING and (window.machine.thermal_level or 0) >= self.limits.heavy_heat:
+        if action.knob in LOADING and self._too_hot_for(window, action.knob, positions):
             return "heat"
         if action.knob in MEMORY:
             if (window.machine.memory_pressure or 0) >= 1:
@@ -96,6 +96,12 @@ class Guard:
             if limit is not None and predicted is not None and predicted > self.limits.memory_share * limit:
                 return "memory_predicted"
         return ""
+
+    def _too_hot_for(self, window: RunWindow, knob: str, positions: tuple[int, ...]) -> bool:
+        """In heavy heat nothing goes above where the script began: back there it may, or a trial could never be undone."""
+        level, at = window.machine.thermal_level or 0, window.index[knob]
+        beyond = positions[at] > window.declaration.start[at]
+        return level >= (self.limits.heavy_heat if beyond else self.limits.critical_heat)
 
     def _pacing(self, window: RunWindow, action: Action, now: float) -> str:
         if self.under_stress(window) and action.step < 0 and action.knob in LOADING:

@@ -13,6 +13,8 @@ SWING = 0.2
 """Images a second must swing by this share of the highest to count as a cycle of the governor, not as noise."""
 CROSSINGS = 4
 """...and cross their mean so often."""
+TURNS = 2
+"""...and heat must have become heavy and lighter again: a machine that only warms up, or noise, is no cycle."""
 ENOUGH = 5
 """Intervals on either side of a change of pace that make its effect measured."""
 AGAIN = 24
@@ -40,16 +42,16 @@ def cycles(window: RunWindow) -> bool:
     """Whether the governor drops the clock, cools and ramps again, at the pace and shape in force."""
     quiet = min(window.since_change(knob) for knob in ("pace", "resolution", "micro_batch", "distill"))
     recent = _measured(list(window.intervals)[-min(quiet, LOOK_BACK) :]) if quiet else []
-    if len(recent) < 8 or not any((i.thermal_level or 0) >= HEAVY for i in recent):
+    if len(recent) < 8:
         return False
     rates = [i.images_per_second for i in recent]
     mean = fmean(rates)
     signs = [rate > mean for rate in rates]
     crossings = sum(a != b for a, b in pairwise(signs))
-    hot = [i.images_per_second for i in recent if (i.thermal_level or 0) >= HEAVY]
-    cool = [i.images_per_second for i in recent if (i.thermal_level or 0) < HEAVY]
+    heavy = [(i.thermal_level or 0) >= HEAVY for i in recent]
+    turns = sum(a != b for a, b in pairwise(heavy))
     swings = max(rates) - min(rates) > SWING * max(rates)
-    return swings and crossings >= CROSSINGS and bool(cool) and fmean(hot) != fmean(cool)
+    return swings and crossings >= CROSSINGS and turns >= TURNS
 
 
 def measured_gain(window: RunWindow) -> float | None:

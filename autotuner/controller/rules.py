@@ -18,6 +18,10 @@ COARSE_PAYS = 3.0
 DISTILL_FROM = 0.70
 DISTILL_SPAN = 0.10
 """Stage k of n starts at DISTILL_FROM + k/n of this share: the last stage is the student that is asked for."""
+LATEST_STUDENT = 0.85
+"""Share of the budget until which the first stage waits for a declared target that is not met."""
+TARGET_MARGIN = 0.01
+"""Logarithm by which a measured loss must be below the target to count as there: measurements have noise."""
 GAP_CLOSED = 0.05
 """Logarithm of the gap to the teacher at which a stage has done its part."""
 HIGH_MEMORY = 0.92
@@ -83,7 +87,9 @@ def _run_order(see: See, window: RunWindow) -> Iterator[Wish]:
         yield "resolution", 1, "full_resolution"
     if see("distill.position") > 0 and see("gap_known") and see("gap") <= GAP_CLOSED:
         yield "distill", 1, "gap_closed"
-    if used >= DISTILL_FROM + DISTILL_SPAN * see("distill.position"):
+    unmet = see("target_known") and see("target_gap") > -2.0 * TARGET_MARGIN
+    waits = unmet and see("distill.position") == 0 and used < LATEST_STUDENT
+    if used >= DISTILL_FROM + DISTILL_SPAN * see("distill.position") and not waits:
         yield "distill", 1, "time_to_distill"
 
 

@@ -53,12 +53,13 @@ def test_nothing_is_asked_while_a_change_is_unacknowledged(bench):
     assert [ACTIONS[i].name for i, allowed in enumerate(bench.loop.mask(bench.now)) if allowed] == ["hold"]
 
 
-def test_a_knob_rests_after_a_change(bench):
+def test_a_knob_rests_after_a_change():
+    bench = make_bench(declaration=a_declaration((declare("lr_scale", 1.0, [0.25, 0.5, 1.0]),)))
     bench.pass_interval()
-    refused(bench, "sampling_steps", -1)
+    refused(bench, "lr_scale", -1)
     bench.pass_interval()
     bench.loop.observe(bench.now)
-    assert refused(bench, "sampling_steps", -1) == "dwell"
+    assert refused(bench, "lr_scale", -1) == "dwell"
 
 
 def test_a_change_is_not_undone_at_once():
@@ -109,14 +110,29 @@ def test_a_larger_shape_waits_for_room():
     assert refused(bench, "micro_batch", 1) == ""
 
 
-def test_heat_forbids_load_but_not_relief(bench):
+def test_heat_forbids_more_than_the_start_but_not_relief():
+    bench = make_bench(declaration=a_declaration((declare("pace", 0.7, [0.5, 0.7, 1.0]),)))
     bench.pass_interval()
-    refused(bench, "pace", -1)
-    for _ in range(6):
-        bench.turn()
     bench.machine(thermal_level=2)
     assert refused(bench, "pace", 1) == "heat"
     assert refused(bench, "pace", -1) == ""
+
+
+def test_what_was_taken_away_in_heat_may_be_given_back_unless_it_is_critical():
+    """A trial of a lower pace that could not be undone while it is hot would slow the run to its end."""
+    bench = make_bench(declaration=a_declaration((declare("pace", 0.7, [0.5, 0.7, 1.0]),)))
+    bench.pass_interval()
+    bench.machine(thermal_level=2)
+    assert refused(bench, "pace", -1) == ""
+    for _ in range(6):
+        bench.turn()
+    bench.machine(thermal_level=3)
+    assert refused(bench, "pace", 1) == "heat"
+    bench.machine(thermal_level=2)
+    assert refused(bench, "pace", 1) == ""
+    for _ in range(6):
+        bench.turn()
+    assert refused(bench, "pace", 1) == "heat"
 
 
 def test_stale_telemetry_allows_only_relief(bench):

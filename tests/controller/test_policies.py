@@ -106,6 +106,22 @@ def test_rules_leave_steady_heat_to_the_machine_and_pace_against_its_cycles():
     assert cycling.turns_until("pace", 1.0, most=12) <= 12  # slower than before: it brought nothing
 
 
+def test_a_machine_that_warms_up_with_noise_is_not_paced():
+    bench = modelled(Rules())
+    for i in range(12):
+        bench.machine(thermal_level=0 if i < 3 else 2)
+        bench.speed = 0.7 if i % 2 else 1.0
+        assert not [change for change in bench.turn().changes if change.knob == "pace"]
+
+
+def test_rules_begin_no_student_before_the_target_while_there_is_time():
+    bench = modelled(Rules())
+    object.__setattr__(bench.loop.declaration, "target", 1e-9)
+    whats = [(i, change.what) for i, decision in enumerate(bench.all_turns(60)) for change in decision.changes]
+    begins = {what: i for i, what in whats if what.startswith("distill")}
+    assert begins["distill 0 to 1"] >= 50
+
+
 def test_rules_stay_at_full_resolution_and_distill_last():
     bench = make_bench(Rules())
     changes = [(i, change.what) for i in range(60) for change in bench.turn().changes]

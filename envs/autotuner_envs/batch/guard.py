@@ -93,7 +93,7 @@ def _may_load(run: Any, knob: int) -> bool:
         for back in range(1, min(4, run.interval_count, HISTORY) + 1):
             if run.past_not_finite[(run.interval_count - back) % HISTORY]:
                 return False
-        if run.machine_level >= HEAVY_HEAT:
+        if run.machine_level >= (HEAVY_HEAT if run.candidate[knob] > run.start[knob] else CRITICAL_HEAT):
             return False
     if wants_memory(knob):
         if run.machine_pressure >= 1:
