@@ -9,7 +9,6 @@ the script did not declare.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from autotuner.errors import ProtocolError
-from autotuner.hook.files import map_new_file
+from autotuner.hook.files import HeldFile, new_file
 from autotuner.messages import MODES, PROTOCOL_VERSION
 
 MAGIC = b"ATPAGE1\0"
@@ -32,6 +31,7 @@ _HEARTBEAT_OFFSET = 32
 _SLOT = struct.Struct(f"<QdH{MAX_POSITIONS}b2x")
 _SLOT_OFFSETS = (64, 128)
 _CRC = struct.Struct("<I")
+_number = int.from_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,36 +54,33 @@ class Heartbeat:
 
 def create_page(path: str | os.PathLike[str], positions: Sequence[int], now: float) -> None:
     """Make the page of a new run: revision 0 holds the positions that the script starts with."""
-    page = map_new_file(path, PAGE_BYTES)
-    head = _checked(_HEADER.pack(MAGIC, PROTOCOL_VERSION))
-    slot = _pack_slot(Revision(0, now, tuple(positions)))
-    page[: len(head)] = head
-    page[_SLOT_OFFSETS[0] : _SLOT_OFFSETS[0] + len(slot)] = slot
-    page.close()
+    page = new_file(path, PAGE_BYTES)
+    os.pwrite(page.number, _checked(_HEADER.pack(MAGIC, PROTOCOL_VERSION)), 0)
+    os.pwrite(page.number, _pack_slot(Revision(0, now, tuple(positions))), _SLOT_OFFSETS[0])
 
 
 class PageReader:
-    """The run's side: maps the page read-only and believes only what its checks confirm.
+    """The run's side: believes only what the checks of the page confirm, and never maps the file, so no SIGBUS.
 
-    ``bell[0]`` is the newest revision number; comparing it with the last one seen is all that a poll costs. ``damaged`` counts
-    looks at a page whose checks failed.
+    ``announced()`` is the newest revision number; comparing it with the last one seen is all that a poll costs. ``damaged``
+    counts looks at a page whose checks failed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Map the page; raises ProtocolError when it is not one."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _check_header(os.pread(descriptor, PAGE_BYTES, 0), os.fspath(path))
-            self._page = mmap.mmap(descriptor, PAGE_BYTES, access=mmap.ACCESS_READ)
-        finally:
-            os.close(descriptor)
-        self.bell = memoryview(self._page)[_WORD_OFFSET : _WORD_OFFSET + _WORD.size].cast("Q")
+        """Open the page; raises ProtocolError when it is not one, OSError when it cannot be opened."""
+        self._file = HeldFile(path, os.O_RDONLY)
+        _check_header(self._read(), os.fspath(path))
         self.damaged = 0
+
+    def announced(self) -> int:
+        """The number of the newest revision; 0 when the page was cut short."""
+        return _number(os.pread(self._file.number, _WORD.size, _WORD_OFFSET), "little")
 
     def revision(self) -> Revision | None:
         """The newest revision that is intact and was announced, or None."""
-        announced = self.bell[0]
-        slots = [slot for slot in _slots(self._page) if slot is not None and slot.number <= announced]
+        page = self._read()
+        announced = _number(page[_WORD_OFFSET : _WORD_OFFSET + _WORD.size], "little")
+        slots = [slot for slot in _slots(page) if slot is not None and slot.number <= announced]
         newest = max(slots, key=lambda slot: slot.number, default=None)
         if newest is None or newest.number != announced:
             self.damaged += 1
@@ -91,7 +88,10 @@ class PageReader:
 
     def heartbeat(self) -> Heartbeat | None:
         """The last heartbeat, or None when there was none or it is damaged."""
-        return _unpack_heartbeat(self._page)
+        return _unpack_heartbeat(self._read())
+
+    def _read(self) -> bytes:
+        return os.pread(self._file.number, PAGE_BYTES, 0)
 
 
 class PageWriter:
@@ -158,7 +158,7 @@ def _checked(data: bytes) -> bytes:
     return data + _CRC.pack(crc32(data))
 
 
-def _unchecked(layout: struct.Struct, page: bytes | mmap.mmap, offset: int) -> tuple[float, ...] | None:
+def _unchecked(layout: struct.Struct, page: bytes, offset: int) -> tuple[float, ...] | None:
     """The fields at ``offset``, or None when their CRC does not agree."""
     data = page[offset : offset + layout.size + _CRC.size]
     if len(data) < layout.size + _CRC.size or _CRC.unpack_from(data, layout.size)[0] != crc32(data[: layout.size]):
@@ -171,11 +171,11 @@ def _pack_slot(revision: Revision) -> bytes:
     return _checked(_SLOT.pack(revision.number, revision.time, count, *revision.positions, *(0,) * (MAX_POSITIONS - count)))
 
 
-def _slots(page: bytes | mmap.mmap) -> list[Revision | None]:
+def _slots(page: bytes) -> list[Revision | None]:
     return [_unpack_slot(page, parity) for parity in (0, 1)]
 
 
-def _unpack_slot(page: bytes | mmap.mmap, parity: int) -> Revision | None:
+def _unpack_slot(page: bytes, parity: int) -> Revision | None:
     fields = _unchecked(_SLOT, page, _SLOT_OFFSETS[parity])
     if fields is None:
         return None
@@ -185,7 +185,7 @@ def _unpack_slot(page: bytes | mmap.mmap, parity: int) -> Revision | None:
     return Revision(int(number), time, tuple(int(position) for position in positions[: int(count)]))
 
 
-def _unpack_heartbeat(page: bytes | mmap.mmap) -> Heartbeat | None:
+def _unpack_heartbeat(page: bytes) -> Heartbeat | None:
     fields = _unchecked(_HEARTBEAT, page, _HEARTBEAT_OFFSET)
     if fields is None or fields[1] >= len(MODES):
         return None

@@ -40,6 +40,9 @@ def body_struct(layout: struct.Struct) -> struct.Struct:
     return struct.Struct(_HEAD.format + layout.format[1:])
 
 
+SAMPLE_BODY = body_struct(Sample.LAYOUT)
+
+
 def fitted(layout: struct.Struct, values: Sequence[float | None]) -> Iterator[float]:
     """``values`` as the layout can hold them: whole where it wants whole numbers, clipped to its range; None is unknown."""
     for kind, value in zip(_field_kinds(layout), values, strict=True):

@@ -1,4 +1,4 @@
-"""The telemetry ring: fixed-size records in a memory-mapped file; the run writes, the daemon reads.
+"""The telemetry ring: fixed-size records in a file; the run writes, the daemon reads.
 
 File: a 128-byte header, then ``capacity`` records of 128 bytes; record ``n`` lives in slot ``n % capacity``, counted from 1.
 
@@ -11,11 +11,13 @@ from __future__ import annotations
 import itertools
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from zlib import crc32
 
 from autotuner.errors import ProtocolError
-from autotuner.hook.files import map_new_file
+from autotuner.hook.files import new_file
 from autotuner.hook.record import FRAME, RECORD_BYTES, body_struct, decode, fitted
 from autotuner.messages import (
     KIND_ACKNOWLEDGEMENT,
@@ -41,43 +43,77 @@ _LEADING = struct.Struct(f"<Q{RECORD_BYTES - 8}x")  # the sequence that a record
 _CHUNK_RECORDS = 64
 _MAX_POSITIONS = 16
 
-Write = Callable[..., None]
-
 
 class RingWriter:
-    """Creates a ring and writes into it. Never blocks, makes no system call, overwrites the oldest record.
+    """Creates a ring and writes into it; overwrites the oldest record. Never maps the file, so no SIGBUS.
 
-    ``sample(*fields)`` takes the fields of ``messages.Sample`` in their order.
+    A write has two halves. ``append`` takes a whole record with a number from ``take``; it costs no system call, and both are
+    atomic, so that two threads never share a slot. ``flush`` brings what was appended into the file, where it outlives the
+    process. What is not on the hot path does both at once, and ``sample`` does so with the fields of ``messages.Sample``.
     """
+
+    __slots__ = ("_capacity", "_file", "_pending", "append", "take")
 
     def __init__(self, path: str | os.PathLike[str], capacity: int = DEFAULT_CAPACITY) -> None:
         """Create the file with all its blocks; raises OSError when there is no room."""
         if not 0 < capacity <= MAX_CAPACITY or capacity & (capacity - 1):
             raise ValueError(f"ring capacity {capacity}; allowed is a power of two up to {MAX_CAPACITY}")
-        size = HEADER_BYTES + capacity * RECORD_BYTES
-        ring = memoryview(map_new_file(path, size))
-        # The first store into a page costs a fault: take all of them now, not in the training loop.
-        ring[:] = _pack_header(capacity).ljust(size, b"\0")
-        numbers = itertools.count(1)
-        self.sample: Write = _sample_writer(ring, capacity, numbers)
-        self._evaluation = _writer(ring, capacity, numbers, KIND_EVALUATION, Evaluation.LAYOUT)
-        self._acknowledgement = _writer(ring, capacity, numbers, KIND_ACKNOWLEDGEMENT, Acknowledgement.LAYOUT)
-        self._goodbye = _writer(ring, capacity, numbers, KIND_GOODBYE, Goodbye.LAYOUT)
+        self._capacity = capacity
+        self._file = new_file(path, HEADER_BYTES + capacity * RECORD_BYTES)
+        os.pwrite(self._file.number, _pack_header(capacity), 0)
+        self._pending: deque[bytes] = deque()
+        self.take: Callable[[], int] = itertools.count(1).__next__
+        self.append: Callable[[bytes], None] = self._pending.append
+
+    def flush(self) -> None:
+        """Write what was appended; raises OSError when the file cannot be written."""
+        if not self._pending:
+            return
+        frames, next_frame = [], self._pending.popleft
+        with suppress(IndexError):  # another thread may take some of them: each is written once
+            while True:
+                frames.append(next_frame())
+        data = b"".join(frames)
+        numbers = list(_leading_sequences(data, 0))
+        if not numbers:
+            return
+        first, last = numbers[0], numbers[-1]
+        if numbers == list(range(first, last + 1)) and first % self._capacity <= last % self._capacity:
+            self._pwrite(first, data)
+        else:  # the ring wraps here, or several threads report
+            for number, frame in zip(numbers, frames, strict=True):
+                self._pwrite(number, frame)
+
+    def sample(self, *fields: float | None) -> None:
+        """Write one sample."""
+        self._write(KIND_SAMPLE, Sample.LAYOUT, fields)
 
     def evaluation(self, record: Evaluation) -> None:
         """Write one evaluation."""
         r = record
-        self._evaluation(r.step, r.time, r.held_out_loss, r.quality, r.quality_steps, r.seconds, r.stage, r.gap)
+        fields = (r.step, r.time, r.held_out_loss, r.quality, r.quality_steps, r.seconds, r.stage, r.gap)
+        self._write(KIND_EVALUATION, Evaluation.LAYOUT, fields)
 
     def acknowledgement(self, record: Acknowledgement) -> None:
         """Write one acknowledgement."""
         r, count = record, len(record.positions)
         padding = (0,) * (_MAX_POSITIONS - count)
-        self._acknowledgement(r.revision, r.step, r.time, r.refused, r.detail, count, *r.positions, *padding)
+        fields = (r.revision, r.step, r.time, r.refused, r.detail, count, *r.positions, *padding)
+        self._write(KIND_ACKNOWLEDGEMENT, Acknowledgement.LAYOUT, fields)
 
     def goodbye(self, record: Goodbye) -> None:
         """Write the end of the run."""
-        self._goodbye(record.time, record.outcome)
+        self._write(KIND_GOODBYE, Goodbye.LAYOUT, (record.time, record.outcome))
+
+    def _write(self, kind: int, layout: struct.Struct, fields: Sequence[float | None]) -> None:
+        whole = tuple(fitted(layout, fields))  # may raise, and then no number is lost
+        number = self.take()
+        body = body_struct(layout).pack(number, kind, PROTOCOL_VERSION, *whole)
+        self.append(FRAME.pack(body, crc32(body), number))
+        self.flush()
+
+    def _pwrite(self, number: int, data: bytes) -> None:
+        os.pwrite(self._file.number, data, HEADER_BYTES + number % self._capacity * RECORD_BYTES)
 
 
 class RingReader:
@@ -150,53 +186,6 @@ class RingReader:
         if len(data) != count:
             raise ProtocolError(f"{self._path} is cut short: {len(data)} of {count} bytes at offset {offset}")
         return data
-
-
-def _sample_writer(ring: memoryview, capacity: int, numbers: Iterator[int]) -> Write:
-    """The hot path: ``_writer`` with local names, an argument for each field, and coercion only when they do not fit."""
-    pack, frame_into, take, mask = body_struct(Sample.LAYOUT).pack, FRAME.pack_into, numbers.__next__, capacity - 1
-
-    def write(
-        step: int,
-        time: float,
-        loss: float,
-        images: int,
-        step_seconds: float,
-        active: int,
-        cache: int,
-        peak: int,
-        revision: int,
-        stage: int,
-        flags: int,
-    ) -> None:
-        number = take()
-        try:
-            body = pack(
-                number, KIND_SAMPLE, PROTOCOL_VERSION,
-                step, time, loss, images, step_seconds, active, cache, peak, revision, stage, flags,
-            )  # fmt: skip
-        except struct.error:
-            values = (step, time, loss, images, step_seconds, active, cache, peak, revision, stage, flags)
-            body = pack(number, KIND_SAMPLE, PROTOCOL_VERSION, *fitted(Sample.LAYOUT, values))
-        frame_into(ring, HEADER_BYTES + (number & mask) * RECORD_BYTES, body, crc32(body), number)
-
-    return write
-
-
-def _writer(ring: memoryview, capacity: int, numbers: Iterator[int], kind: int, layout: struct.Struct) -> Write:
-    """A function that writes one record of ``kind``.
-
-    All writers of a ring share ``numbers``; taking the next one is atomic, so that two threads never share a slot.
-    """
-    pack = body_struct(layout).pack
-
-    def write(*values: float) -> None:
-        whole = tuple(fitted(layout, values))
-        number = next(numbers)
-        body = pack(number, kind, PROTOCOL_VERSION, *whole)
-        FRAME.pack_into(ring, HEADER_BYTES + number % capacity * RECORD_BYTES, body, crc32(body), number)
-
-    return write
 
 
 def _leading_sequences(data: bytes, offset: int) -> Iterator[int]:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
+from zlib import crc32
 
 from autotuner.hook.bounds import Bounds
 from autotuner.hook.files import replace_text
 from autotuner.hook.life import OPEN, outcome
 from autotuner.hook.page import Heartbeat, PageReader, Revision
 from autotuner.hook.proposal import Proposal
+from autotuner.hook.record import FRAME, SAMPLE_BODY, fitted
 from autotuner.hook.ring import RingWriter
 from autotuner.hook.values import ChangeSet, Knobs
 from autotuner.hook.warning import warn
-from autotuner.messages import FLAG_NOT_FINITE, NAN, OUTCOMES, Acknowledgement, Declaration, Evaluation, Goodbye
+from autotuner.messages import (
+    FLAG_NOT_FINITE,
+    KIND_SAMPLE,
+    NAN,
+    OUTCOMES,
+    PROTOCOL_VERSION,
+    Acknowledgement,
+    Declaration,
+    Evaluation,
+    Goodbye,
+    Sample,
+)
 
 GUIDED_SECONDS = 30.0
 """A heartbeat older than this means that nobody steers the run."""
@@ -28,19 +41,21 @@ SETTLE_SECONDS = 2.0
 """A revision written this soon after the script set a knob may not know of it: the script's value stays."""
 
 _BAD_VALUES = (TypeError, ValueError, OverflowError, struct.error)
-_NO_BELL = (0,)
+EXCHANGE_SECONDS = 0.001
+CREDIT_SECONDS = 0.1
+"""A report brings its record into the file and looks at the knobs, two system calls. A script that reports more than once in
+EXCHANGE_SECONDS, and goes on after CREDIT_SECONDS / EXCHANGE_SECONDS such reports, does so once for several reports."""
 
-
-def _nothing(*values: Any) -> None:
-    """Stands where a ring would be."""
+# Constants of the hot path.
+_pack_sample, _pack_frame = SAMPLE_BODY.pack, FRAME.pack
 
 
 class Run:
     """One training run as the script sees it; made by ``attach``. Without ring and page it does nothing, quietly."""
 
     __slots__ = (
-        "_auto", "_bell", "_bounds", "_declaration", "_dropped", "_looking", "_owed", "_page", "_positions", "_proposal",
-        "_revision", "_ring", "_sample", "_seen", "_set_times", "_step", "directory", "knobs", "name",
+        "_auto", "_bounds", "_declaration", "_dropped", "_due", "_looking", "_owed", "_page", "_positions", "_proposal",
+        "_revision", "_ring", "_seen", "_set_times", "_step", "directory", "knobs", "name",
     )  # fmt: skip
 
     def __init__(
@@ -64,9 +79,8 @@ class Run:
         self._bounds = bounds
         self._positions = positions
         self._ring = ring
-        self._sample: Callable[..., None] = ring.sample if ring is not None else _nothing
         self._page = page
-        self._bell: Sequence[int] = page.bell if page is not None else _NO_BELL
+        self._due = 0.0
         self._declaration = declaration
         self._proposal = proposal
         self._auto = auto
@@ -108,21 +122,19 @@ class Run:
             else:
                 loss, flags = _plain_loss(loss, flags)
             self._step = step
-            self._sample(
-                step,
-                monotonic(),
-                loss,
-                images,
-                step_seconds,
-                active_bytes,
-                cache_bytes,
-                peak_bytes,
-                self._revision,
-                stage,
-                flags,
-            )
-            if self._bell[0] != self._seen and self._auto:
-                self._look()
+            now, ring = monotonic(), self._ring
+            if ring is not None:
+                number = ring.take()
+                fields = (
+                    step, now, loss, images, step_seconds, active_bytes, cache_bytes, peak_bytes, self._revision, stage, flags,
+                )  # fmt: skip
+                try:
+                    body = _pack_sample(number, KIND_SAMPLE, PROTOCOL_VERSION, *fields)
+                except struct.error:
+                    body = _pack_sample(number, KIND_SAMPLE, PROTOCOL_VERSION, *fitted(Sample.LAYOUT, fields))
+                ring.append(_pack_frame(body, crc32(body), number))
+            if self._due < now:
+                self._exchange(now)
         except _BAD_VALUES as error:
             self._drop(f"report at step {step!r}", error)
         except Exception as error:
@@ -131,7 +143,8 @@ class Run:
     def poll(self) -> ChangeSet | None:
         """Take over what the daemon asks for, if anything; call it at a safe point, between two optimizer steps."""
         try:
-            return self._look() if self._bell[0] != self._seen else None
+            self._flush()
+            return self._look()
         except Exception as error:
             self._fail("poll", error)
             return None
@@ -234,12 +247,24 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.name!r}, {'off' if self.directory is None else str(self.directory)!r}, {self.knobs!r})"
 
+    def _exchange(self, now: float) -> None:
+        """Records into the ring, knobs out of the page."""
+        self._due = max(self._due, now - CREDIT_SECONDS) + EXCHANGE_SECONDS
+        self._flush()
+        if self._auto:
+            self._look()
+
+    def _flush(self) -> None:
+        ring = self._ring  # another thread may close the run
+        if ring is not None:
+            ring.flush()
+
     def _look(self) -> ChangeSet | None:
-        """The rare half of a poll: something new stands in the page."""
-        if self._page is None or not self._looking.acquire(blocking=False):
-            return None  # another thread is at it
+        page = self._page
+        if page is None or page.announced() == self._seen or not self._looking.acquire(blocking=False):
+            return None  # nothing new, or another thread is at it
         try:
-            revision = self._page.revision()
+            revision = page.revision()
             if revision is None or revision.number <= self._seen:
                 return None  # damaged or half-written: the values in force stay, the next poll looks again
             self._seen = revision.number
@@ -314,7 +339,6 @@ class Run:
     def silence(self) -> None:
         """Turn into a run that does nothing; the knobs keep their values."""
         self._ring = self._page = self.directory = None
-        self._sample, self._bell, self._seen = _nothing, _NO_BELL, 0
         OPEN.discard(self)
 
 

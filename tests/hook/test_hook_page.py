@@ -33,7 +33,7 @@ def set_word(path, value):
 
 def test_a_new_page_holds_the_positions_that_the_script_starts_with(path):
     reader = PageReader(path)
-    assert reader.bell[0] == 0
+    assert reader.announced() == 0
     assert reader.revision() == Revision(0, 5.0, (3, 1))
     assert reader.heartbeat() is None
 
@@ -41,7 +41,7 @@ def test_a_new_page_holds_the_positions_that_the_script_starts_with(path):
 def test_a_write_rings_the_bell_and_carries_time_and_positions(path, writer):
     reader = PageReader(path)
     assert writer.write((2, 0), 7.5) == 1
-    assert reader.bell[0] == 1
+    assert reader.announced() == 1
     assert reader.revision() == Revision(1, 7.5, (2, 0))
     assert writer.write((1, 0), 8.5) == 2
     assert reader.revision() == Revision(2, 8.5, (1, 0))
@@ -81,7 +81,7 @@ def test_a_heartbeat_in_a_mode_of_a_later_version_counts_as_none(path, writer, m
 def test_a_heartbeat_is_no_revision(path, writer):
     reader = PageReader(path)
     writer.heartbeat(12.5, "act")
-    assert reader.bell[0] == 0
+    assert reader.announced() == 0
 
 
 def test_more_positions_than_fit_are_refused(writer):
@@ -179,7 +179,7 @@ def test_a_daemon_killed_after_any_byte_of_a_write_leaves_a_whole_revision(tmp_p
         writer.close()
         assert reader.revision() in (old, new, None)  # None: keep what is in force
         if reader.revision() == new:
-            assert reader.bell[0] == new.number
+            assert reader.announced() == new.number
 
         restarted = PageWriter(path)
         assert restarted.next_revision > before

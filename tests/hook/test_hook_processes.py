@@ -34,16 +34,21 @@ def outcomes(directory):
     return [OUTCOMES[record.outcome] for record in records(directory) if isinstance(record, Goodbye)]
 
 
-def test_the_last_records_of_a_killed_training_are_still_there(python):
-    code = (
-        ATTACH
-        + "for step in range(1, 10_001):\n    run.report(step, 1 / step, peak_bytes=step)\nprint('done', flush=True)\ninput()"
-    )
-    process = python(code)
-    directory = process.stdout.readline().strip()
-    assert process.stdout.readline() == "done\n"
-    process.send_signal(signal.SIGKILL)
-    finish(process)
+def test_the_last_record_of_a_killed_training_is_still_there(python):
+    code = "import os, signal\nfor step in range(1, 51):\n    run.report(step, 0.5)\nos.kill(os.getpid(), signal.SIGKILL)"
+    (directory,), _ = finish(python(ATTACH + code))
+    assert [record.step for record in records(directory)] == list(range(1, 51))
+
+
+def test_reports_without_a_pause_reach_the_file_in_order_and_with_the_next_poll(python):
+    code = """
+import os, signal
+for step in range(1, 10_001):
+    run.report(step, 1 / step, peak_bytes=step)
+run.poll()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (directory,), _ = finish(python(ATTACH + code))
     reader = RingReader(Path(directory) / "telemetry.ring")
     found = reader.read()
     reader.close()

@@ -1,0 +1,105 @@
+"""What the hook holds open: never mapped, never in the way of the script's own files, closed with its last user."""
+
+import fcntl
+import os
+
+import pytest
+
+from autotuner.hook import AutotunerWarning, attach, files
+from autotuner.hook.files import HeldFile, new_file
+from autotuner.messages import Sample
+
+
+def descriptors():
+    """The numbers that are open in this process."""
+    return {number for number in range(1024) if _is_open(number)}
+
+
+def _is_open(number):
+    try:
+        fcntl.fcntl(number, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_closed_run_holds_no_file(start):
+    before = descriptors()
+    run = start()
+    assert len(descriptors() - before) == 2
+    run.close()
+    assert descriptors() == before
+
+
+def test_an_attach_that_fails_holds_no_file(start, state, monkeypatch):
+    before = descriptors()
+
+    def no_declaration(*arguments):
+        raise OSError("no room")
+
+    monkeypatch.setattr("autotuner.hook.start.replace_text", no_declaration)
+    with pytest.warns(AutotunerWarning, match="no room"):
+        start()
+    assert descriptors() == before
+
+
+def test_a_file_is_not_closed_while_somebody_uses_it(tmp_path):
+    file = new_file(tmp_path / "file", 8)
+    user, number = file, file.number
+    del file
+    os.pwrite(number, b"still me", 0)
+    del user
+    assert (tmp_path / "file").read_bytes() == b"still me"
+    assert not _is_open(number)
+
+
+def test_a_script_that_closes_every_small_number_gets_none_of_ours_for_its_next_file(start, attached, tmp_path):
+    run = start()
+    daemon = attached(run)
+    own = run._ring._file.number, run._page._file.number
+    with (tmp_path / "checkpoint").open("wb") as checkpoint:
+        assert checkpoint.fileno() < min(own)
+        run.report(1, 0.5)
+    assert (tmp_path / "checkpoint").read_bytes() == b""
+    assert len(daemon.records(Sample)) == 1
+
+
+def test_a_script_that_closes_even_ours_is_warned_once_and_its_next_file_stays_its_own(start, tmp_path):
+    run = start()
+    for file in (run._ring._file, run._page._file):
+        os.close(file.number)
+    with (tmp_path / "checkpoint").open("wb"):
+        with pytest.warns(AutotunerWarning, match="Bad file descriptor"):
+            run.report(1, 0.5)
+        run.report(2, 0.5)  # a second warning would be an error here
+    assert (run.directory, (tmp_path / "checkpoint").read_bytes()) == (None, b"")
+
+
+def test_a_process_with_few_descriptors_keeps_the_small_number(tmp_path, monkeypatch):
+    def too_high(*arguments):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(files.fcntl, "fcntl", too_high)
+    file = HeldFile(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    assert os.pwrite(file.number, b"x", 0) == 1
+
+
+def test_both_files_are_closed_by_exec():
+    with attach("exec") as run:
+        flags = [fcntl.fcntl(file.number, fcntl.F_GETFD) for file in (run._ring._file, run._page._file)]
+    assert flags == [fcntl.FD_CLOEXEC] * 2
+
+
+@pytest.mark.parametrize("length", [0, 20, 100])
+def test_files_that_are_cut_short_in_place_cost_no_exception_and_keep_the_knobs(run, attached, length):
+    daemon = attached(run)
+    daemon.ask(2, 3)
+    run.report(1, 0.5)
+    for name in ("telemetry.ring", "knobs.page"):
+        os.truncate(run.directory / name, length)
+    for step in range(2, 10):
+        run.report(step, 0.5)
+        run.poll()
+        assert (run.guided, run.mode) == (False, None)
+    run.close()
+    assert run.knobs.micro_batch == 32
