@@ -13,14 +13,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from autotuner.diffusion import data
-from autotuner.diffusion.config import TrainerConfig
+from autotuner.diffusion import data, presets
 from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.progress import Progress
 from autotuner.diffusion.trainer import Trainer
@@ -31,6 +30,7 @@ EVALUATIONS = 25
 _TIMED_STEPS = 4
 _ROUNDS = 3
 _NEVER = 10**9
+PRESET = presets.find("fashion-tiny")
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,32 @@ class CurveRun:
 
 RUNS: tuple[CurveRun, ...] = (
     CurveRun("full", "fit"),
-    CurveRun("low16_long", "fit", 0.3, 16),
-    CurveRun("low20_short", "fit", 0.1, 20),
     CurveRun("full_again", "judge", seed=1),
-    CurveRun("low16_short", "judge", 0.1, 16),
-    CurveRun("low20_long", "judge", 0.3, 20),
-    CurveRun("distill_late", "fit", distill_at=(0.70, 0.85)),
-    CurveRun("distill_early", "judge", distill_at=(0.40, 0.60), seed=1),
+    CurveRun("low16_long", "fit", 0.3, 16),
+    CurveRun("low20_long", "judge", 0.3, 20, seed=1),
+    CurveRun("low20_mid", "fit", 0.2, 20),
+    CurveRun("low16_mid", "judge", 0.2, 16, seed=1),
+    CurveRun("low16_most", "fit", 0.5, 16),
+    CurveRun("low20_most", "judge", 0.5, 20, seed=1),
+    CurveRun("low20_short", "fit", 0.1, 20),
+    CurveRun("low16_short", "judge", 0.1, 16, seed=1),
+    CurveRun("low20_long_again", "fit", 0.3, 20, seed=2),
+    CurveRun("low16_long_again", "judge", 0.3, 16, seed=2),
+    CurveRun("full_third", "fit", seed=2),
     CurveRun("rate_quarter", "fit", lr_scale=0.25),
     CurveRun("rate_double", "fit", lr_scale=2.0),
     CurveRun("rate_half", "judge", lr_scale=0.5, seed=1),
     CurveRun("rate_double_again", "judge", lr_scale=2.0, seed=1),
     CurveRun("rate_repaired", "judge", lr_scale=0.25, repaired_at=0.3, seed=1),
+    CurveRun("distill_late", "fit", distill_at=(0.70, 0.85)),
+    CurveRun("distill_early", "judge", distill_at=(0.40, 0.60), seed=1),
     CurveRun("density_low", "fit", density=1),
     CurveRun("density_high", "fit", density=2),
     CurveRun("density_uniform", "fit", density=3),
     CurveRun("density_low_again", "judge", density=1, seed=1),
     CurveRun("density_high_again", "judge", density=2, seed=1),
     CurveRun("density_uniform_again", "judge", density=3, seed=1),
-    CurveRun("density_repaired", "judge", density=2, repaired_at=0.3, seed=1),
+    CurveRun("density_repaired", "judge", density=1, repaired_at=0.3, seed=1),
 )
 
 
@@ -87,7 +94,7 @@ def header(command: str) -> dict[str, Any]:
 
 def record_costs(dataset: Dataset) -> dict[str, Any]:
     """Seconds and bytes of a step for each shape, of an evaluation, and of a preview step."""
-    trainer = Trainer(TrainerConfig(seconds=None, steps=_NEVER, evaluate_every_steps=_NEVER, max_shapes=64), dataset)
+    trainer = Trainer(replace(PRESET, seconds=None, steps=_NEVER, evaluate_every_steps=_NEVER, max_shapes=64), dataset)
     steps = trainer.steps()
     config = trainer.config
     shapes = [(0, r, m) for r, m in itertools.product(config.resolutions, config.micro_batches)]
@@ -151,8 +158,8 @@ def _merged(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def record_run(dataset: Dataset, run: CurveRun, steps: int) -> dict[str, Any]:
     """Held-out loss, and quality where there is a student, over one short training."""
     ladder = (8, 4) if run.distill_at else ()
-    config = TrainerConfig(
-        seconds=None, steps=steps, student_ladder=ladder, evaluate_every_steps=max(1, steps // EVALUATIONS),
+    config = replace(
+        PRESET, seconds=None, steps=steps, student_ladder=ladder, evaluate_every_steps=max(1, steps // EVALUATIONS),
         quality_every=1 if ladder else _NEVER, seed=run.seed,
     )  # fmt: skip
     trainer = Trainer(config, dataset)
