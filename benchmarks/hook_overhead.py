@@ -1,8 +1,10 @@
 """What one training step pays for the hook, beside a bare memory write and the loggers that people already use.
 
-Run: ``python benchmarks/hook_overhead.py`` (needs ``pip install -e '.[bench]'``). Every sink logs the same eight fields in a
-tight loop, in interleaved rounds of one process, so that a busy machine, and the threads of the loggers themselves, slow all of
-them alike. The timer's own cost is a row of the table and is not subtracted. Nothing leaves this machine.
+Run: ``python benchmarks/hook_overhead.py`` (needs ``pip install -e '.[bench]'``). Every sink logs the same eight fields, in
+interleaved rounds of one process, so that a busy machine, and the threads of the loggers themselves, slow all of them alike:
+in a tight loop, where the hook writes its file once a millisecond, and with pauses as between the steps of a training, where
+every report writes its record and looks at the knobs before it returns, with cold caches. The timer's own cost is a row of the
+table and is not subtracted. Nothing leaves this machine.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pathlib import Path
 from zlib import crc32
 
 INSTALL = "python -m pip install -e '.[bench]'"
+PAUSE_SECONDS = 0.002
 Sink = Callable[[int], None]
 
 
@@ -48,8 +51,7 @@ def hook_sink(directory: Path) -> Sink:
             cache_bytes=1 << 30,
             peak_bytes=1 << 34,
             stage=1,
-        )
-        run.poll()
+        )  # and it polls the knobs by itself
 
     return step
 
@@ -100,10 +102,12 @@ def wandb_sink(directory: Path) -> tuple[Sink, Callable[[], None]]:
     return (lambda number: run.log(_metrics(number), step=number)), run.finish
 
 
-def timed(sink: Sink, first: int, count: int) -> list[int]:
+def timed(sink: Sink, first: int, count: int, pause_seconds: float) -> list[int]:
     """Nanoseconds of each call."""
     clock, taken = time.perf_counter_ns, []
     for number in range(first, first + count):
+        if pause_seconds:
+            time.sleep(pause_seconds)
         start = clock()
         sink(number)
         taken.append(clock() - start)
@@ -152,17 +156,23 @@ def main() -> None:
 def measure(place: Path, rounds: int, steps: int, versions: dict[str, str]) -> None:
     trackio, end_trackio = trackio_sink(place / "trackio")
     wandb, end_wandb = wandb_sink(place)
-    rows: dict[str, tuple[Sink, int]] = {
-        "timer alone": (nothing_sink(), steps),
-        "floor: pack_into + crc32": (floor_sink(), steps),
-        "hook: report + poll": (hook_sink(place / "state"), steps),
-        "trackio.log, local": (trackio, steps // 10),
-        "wandb.log, offline": (wandb, steps // 40),
+    hook = hook_sink(place / "state")
+    rows: dict[str, tuple[Sink, int, float]] = {
+        "timer alone": (nothing_sink(), steps, 0.0),
+        "floor: pack_into + crc32": (floor_sink(), steps, 0.0),
+        "hook: report and poll": (hook, steps, 0.0),
+        "trackio.log, local": (trackio, steps // 10, 0.0),
+        "wandb.log, offline": (wandb, steps // 40, 0.0),
+        "hook, with pauses": (hook, steps // 50, PAUSE_SECONDS),
+        "trackio.log, with pauses": (trackio, steps // 50, PAUSE_SECONDS),
+        "wandb.log, with pauses": (wandb, steps // 50, PAUSE_SECONDS),
     }
     taken: dict[str, list[int]] = {name: [] for name in rows}
+    made = dict.fromkeys((sink for sink, *_ in rows.values()), 0)  # the loggers want steps that grow
     for turn in range(rounds + 1):
-        for name, (sink, count) in rows.items():
-            times = timed(sink, turn * count, count)
+        for name, (sink, count, pause_seconds) in rows.items():
+            times = timed(sink, made[sink], count, pause_seconds)
+            made[sink] += count
             if turn:  # the first round warms up
                 taken[name] += times
     with contextlib.redirect_stdout(io.StringIO()):
@@ -174,7 +184,7 @@ def measure(place: Path, rounds: int, steps: int, versions: dict[str, str]) -> N
 def report(taken: dict[str, list[int]], versions: dict[str, str]) -> None:
     p50 = {name: percentile(times, 0.50) for name, times in taken.items()}
     p99 = {name: percentile(times, 0.99) for name, times in taken.items()}
-    hook, floor = p50["hook: report + poll"], p50["floor: pack_into + crc32"]
+    hook, floor = p50["hook: report and poll"], p50["floor: pack_into + crc32"]
     print(f"command   python {' '.join(['benchmarks/hook_overhead.py', *sys.argv[1:]])}")
     print(f"machine   {machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"versions  Python {platform.python_version()}, {', '.join(f'{name} {number}' for name, number in versions.items())}")
@@ -183,13 +193,17 @@ def report(taken: dict[str, list[int]], versions: dict[str, str]) -> None:
         print(f"{name:<26}{len(times):>8}{p50[name]:>10.2f}{p99[name]:>10.2f}{p50[name] / hook:>10.2f}")
     result = {
         "report_poll_p50_us": round(hook, 3),
-        "report_poll_p99_us": round(p99["hook: report + poll"], 3),
+        "report_poll_p99_us": round(p99["hook: report and poll"], 3),
         "floor_p50_us": round(floor, 3),
         "trackio_p50_us": round(p50["trackio.log, local"], 3),
         "wandb_p50_us": round(p50["wandb.log, offline"], 3),
         "ratio_floor": round(hook / floor, 2),
         "ratio_trackio": round(p50["trackio.log, local"] / hook, 1),
         "ratio_wandb": round(p50["wandb.log, offline"] / hook, 1),
+        "paused_p50_us": round(p50["hook, with pauses"], 3),
+        "paused_p99_us": round(p99["hook, with pauses"], 3),
+        "paused_ratio_trackio": round(p50["trackio.log, with pauses"] / p50["hook, with pauses"], 1),
+        "paused_ratio_wandb": round(p50["wandb.log, with pauses"] / p50["hook, with pauses"], 1),
         "import_ms": round(import_milliseconds("import autotuner.hook"), 2),
         "python": platform.python_version(),
         "machine": machine(),

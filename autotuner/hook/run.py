@@ -125,13 +125,15 @@ class Run:
             now, ring = monotonic(), self._ring
             if ring is not None:
                 number = ring.take()
-                fields = (
-                    step, now, loss, images, step_seconds, active_bytes, cache_bytes, peak_bytes, self._revision, stage, flags,
-                )  # fmt: skip
                 try:
-                    body = _pack_sample(number, KIND_SAMPLE, PROTOCOL_VERSION, *fields)
+                    body = _pack_sample(
+                        number, KIND_SAMPLE, PROTOCOL_VERSION, step, now, loss, images, step_seconds,
+                        active_bytes, cache_bytes, peak_bytes, self._revision, stage, flags,
+                    )  # fmt: skip
                 except struct.error:
-                    body = _pack_sample(number, KIND_SAMPLE, PROTOCOL_VERSION, *fitted(Sample.LAYOUT, fields))
+                    fields = (step, now, loss, images, step_seconds, active_bytes, cache_bytes, peak_bytes)
+                    whole = fitted(Sample.LAYOUT, (*fields, self._revision, stage, flags))
+                    body = _pack_sample(number, KIND_SAMPLE, PROTOCOL_VERSION, *whole)
                 ring.append(_pack_frame(body, crc32(body), number))
             if self._due < now:
                 self._exchange(now)
