@@ -24,7 +24,7 @@ from autotuner.controller.forecast_models import (
 from autotuner.controller.observation import moved
 from autotuner.controller.pacing import pace_wish
 from autotuner.controller.policy import Choice
-from autotuner.controller.rules import GAP_CLOSED, HIGH_MEMORY, LATEST_STUDENT, TARGET_MARGIN
+from autotuner.controller.rules import COARSE_UNTIL, GAP_CLOSED, HIGH_MEMORY, LATEST_STUDENT, TARGET_MARGIN, next_coarser
 from autotuner.controller.window import RunWindow
 from autotuner.knobs import find
 
@@ -35,8 +35,8 @@ LEAST = 0.004
 """...and never by less than this, however certain."""
 PLANNED_SHARE = 0.88
 RISKY_SHARE = 0.95
-COARSE_WORTH = 3.0
-"""An image at ratio r of full resolution teaches r**COARSE_WORTH as much for the loss at full resolution: a prior."""
+COARSE_WORTH, LATE_WORTH = 0.5, 3.0
+"""An image at ratio r of full resolution teaches r**COARSE_WORTH as much until COARSE_UNTIL, then r**LATE_WORTH: priors."""
 OCTAVE_COST = 0.15
 """Prior: learning at 2**k times the script's rate is exp(-OCTAVE_COST * k**2) as efficient.
 
@@ -200,7 +200,7 @@ class _Look:
 
     def _shape(self, knob: str, step: int) -> Move | None:
         window, positions = self.window, moved(self.window, knob, step)
-        if positions is None:
+        if positions is None or (knob == "resolution" and step < 0 and not next_coarser(window)):
             return None
         before = image_seconds(window, window.shape(window.positions), self.stage)
         after = image_seconds(window, window.shape(positions), self.stage)
@@ -211,7 +211,7 @@ class _Look:
         factor = speed * self._coarse_worth(positions) / self._coarse_worth(window.positions)
         share = memory_share(window, positions)
         risk = exceeds(share, RISKY_SHARE) if step > 0 else 0.0
-        reason = "faster" if knob == "micro_batch" or step < 0 else "full_resolution"
+        reason = "faster" if knob == "micro_batch" else "coarse_first" if step < 0 else "full_resolution"
         return self._move(knob, step, Estimate(factor, spread), reason, 0.25 * window.interval_seconds, risk)
 
     def _coarse_worth(self, positions: tuple[int, ...]) -> float:
@@ -219,7 +219,8 @@ class _Look:
         if i < 0:
             return 1.0
         values = self.window.declaration.knobs[i].values
-        return float((values[positions[i]] / values[-1]) ** COARSE_WORTH)
+        early = self.used is not None and self.used < COARSE_UNTIL
+        return float((values[positions[i]] / values[-1]) ** (COARSE_WORTH if early else LATE_WORTH))
 
     def _previews(self, knob: str, step: int) -> Move | None:
         positions = moved(self.window, knob, step)

@@ -15,6 +15,7 @@ from autotuner.controller.window import RunWindow
 from autotuner.knobs import declare
 
 FULL = declare("resolution", 28, [16, 20, 28])
+PACED = (declare("micro_batch", 64, [8, 16, 32, 64]), declare("pace", 1.0, [0.5, 0.7, 0.85, 1.0]))
 
 
 def test_a_shape_that_was_seen_is_told_as_it_was_measured():
@@ -91,11 +92,15 @@ def test_a_micro_batch_stays_where_the_memory_would_not_hold_more():
     assert bench.value("micro_batch") == 8
 
 
-def test_a_low_resolution_is_taken_up_and_full_resolution_is_never_left():
-    bench = modelled(Forecast(), (declare("resolution", 16, [16, 20, 28]),))
-    assert bench.turns_until("resolution", 28, most=10) <= 10
-    bench.all_turns(30)
-    assert bench.value("resolution") == 28
+@pytest.mark.parametrize("start", [16, 28])
+def test_a_run_begins_coarse_and_then_stays_at_full_resolution(start):
+    bench = modelled(Forecast(), (declare("resolution", start, [16, 20, 28]),))
+    values = []
+    for _ in range(45):
+        bench.turn()
+        values.append(bench.value("resolution"))
+    assert min(values[:10]) < 28
+    assert set(values[15:]) == {28}
 
 
 def test_a_learning_rate_far_off_comes_back():
@@ -158,11 +163,11 @@ def test_steady_heat_is_not_paced():
 
 
 def test_a_lower_pace_is_tried_in_a_cycle_and_taken_back_where_it_brings_nothing():
-    assert cycle(modelled(Forecast()), 20, brake=1.0) == [0.85, 1.0]
+    assert cycle(modelled(Forecast(), PACED), 20, brake=1.0) == [0.85, 1.0]
 
 
 def test_a_lower_pace_that_was_measured_better_stays():
-    paces = cycle(modelled(Forecast()), 20, brake=0.5)
+    paces = cycle(modelled(Forecast(), PACED), 20, brake=0.5)
     assert paces[0] == 0.85
     assert 1.0 not in paces
 

@@ -21,6 +21,9 @@ from autotuner.errors import ArtefactError
 from autotuner.knobs import declare
 
 
+PACED = (declare("micro_batch", 64, [8, 16, 32, 64]), declare("pace", 1.0, [0.5, 0.7, 0.85, 1.0]))
+
+
 def write_artefact(directory, seed=0, **card):
     rng = np.random.default_rng(seed)
     shapes = {
@@ -92,7 +95,7 @@ def test_rules_take_memory_back_in_small_steps_and_return_it_slowly():
 
 
 def test_rules_leave_steady_heat_to_the_machine_and_pace_against_its_cycles():
-    steady, cycling = modelled(Rules()), modelled(Rules())
+    steady, cycling = modelled(Rules(), PACED), modelled(Rules(), PACED)
     steady.machine(thermal_level=2)
     paces = []
     for i in range(12):
@@ -107,7 +110,7 @@ def test_rules_leave_steady_heat_to_the_machine_and_pace_against_its_cycles():
 
 
 def test_a_machine_that_warms_up_with_noise_is_not_paced():
-    bench = modelled(Rules())
+    bench = modelled(Rules(), PACED)
     for i in range(12):
         bench.machine(thermal_level=0 if i < 3 else 2)
         bench.speed = 0.7 if i % 2 else 1.0
@@ -122,13 +125,26 @@ def test_rules_begin_no_student_before_the_target_while_there_is_time():
     assert begins["distill 0 to 1"] >= 50
 
 
-def test_rules_stay_at_full_resolution_and_distill_last():
-    bench = make_bench(Rules())
-    changes = [(i, change.what) for i in range(60) for change in bench.turn().changes]
-    whats = [what for _, what in changes]
-    assert not [what for what in whats if what.startswith("resolution")]
-    assert {what: i for i, what in changes}["distill 0 to 1"] >= 40
+def test_rules_begin_coarse_and_distill_last():
+    bench = modelled(Rules())
+    changes = {change.what: i for i in range(60) for change in bench.turn().changes}
+    resolutions = [what for what in changes if what.startswith("resolution")]
+    assert resolutions == ["resolution 28 to 20", "resolution 20 to 16", "resolution 16 to 20", "resolution 20 to 28"]
+    assert changes["resolution 20 to 28"] <= 15
+    assert changes["distill 0 to 1"] >= 40
     assert bench.value("distill") == 2
+
+
+def test_rules_leave_a_low_resolution_that_was_measured_no_faster():
+    bench = make_bench(Rules())
+    whats = [change.what for _ in range(60) for change in bench.turn().changes if change.knob == "resolution"]
+    assert whats == ["resolution 28 to 20", "resolution 20 to 28"]
+
+
+def test_rules_go_no_lower_than_half_of_the_full_resolution():
+    bench = modelled(Rules(), (declare("resolution", 64, [16, 32, 64]),))
+    whats = [change.what for _ in range(60) for change in bench.turn().changes]
+    assert whats == ["resolution 64 to 32", "resolution 32 to 64"]
 
 
 @pytest.mark.parametrize("scale", [0.25, 2.0])
