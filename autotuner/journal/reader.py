@@ -17,6 +17,7 @@ from autotuner.journal.records import (
     ModeRecord,
     PinRecord,
     QuarantineRecord,
+    RequestRecord,
     RunRecord,
     TelemetryRecord,
 )
@@ -116,6 +117,18 @@ class Reader:
     def advice(self, run_id: str | None = None) -> list[AdviceRecord]:
         """Standing advice for one run, or for all."""
         return self._select(AdviceRecord, "?1 IS NULL OR run_id = ?1", (run_id,), "last_unix")
+
+    def find_advice(self, advice_id: str) -> AdviceRecord | None:
+        """The standing advice with this id."""
+        return next(iter(self._select(AdviceRecord, "advice_id = ?", (advice_id,), "last_unix")), None)
+
+    def open_requests(self) -> list[RequestRecord]:
+        """What people have asked for and the daemon has not answered yet."""
+        return self._select(RequestRecord, "answered_unix IS NULL", (), "request_id")
+
+    def request(self, request_id: int) -> RequestRecord | None:
+        """One request."""
+        return next(iter(self._select(RequestRecord, "request_id = ?", (request_id,), "request_id")), None)
 
     def modes(self) -> list[ModeRecord]:
         """Modes that the daemon took by itself."""

@@ -47,6 +47,10 @@ class RunRecord:
     """``treated`` or ``held_out`` (left at the script's own values), drawn when the run was discovered; empty is neither."""
     served_policy: str = ""
     """The daemon's policy then, with the beginning of its artefact's hash: what the two arms compare."""
+    own_mode: str = ""
+    """A person's mode for this run (``autotuner mode``); empty follows the machine's."""
+    mode_why: str = ""
+    """Why ``mode`` is not the machine's; empty when it is."""
 
     @property
     def declaration(self) -> Declaration:
@@ -226,6 +230,29 @@ class AdviceRecord:
     why: str
     first_unix: float
     last_unix: float
+    from_value: float | None = None
+    to_value: float | None = None
+    """None in advice of before these were kept, which cannot be accepted."""
+
+
+REQUESTS = ("accept", "undo")
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """What a person asks the daemon to do once, by the command line, and its answer."""
+
+    kind: str
+    """One of REQUESTS."""
+    run_id: str
+    subject: str
+    """The advice of ``accept``; empty for ``undo``."""
+    asked_unix: float
+    answered_unix: float | None = None
+    done: int = 0
+    """1 when it was done; with an answer and 0 it was refused."""
+    answer: str = ""
+    request_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator
+from dataclasses import MISSING, Field, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from autotuner.journal.records import (
     ModeRecord,
     PinRecord,
     QuarantineRecord,
+    RequestRecord,
     RunRecord,
     TelemetryRecord,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+"""Grows when a table or a column is added; nothing is renamed or removed, so that ``upgrade`` only has to add."""
 BUSY_MILLISECONDS = 2000
 CHECKED_BYTES = 64 * 2**20
 """Files up to this size are checked page by page when they are opened; beyond it that would delay the start."""
@@ -51,21 +53,36 @@ class Table:
 
     def statements(self) -> Iterator[str]:
         """The SQL that creates it."""
-        columns = [f"{field.name} {self._type(field.name, str(field.type))}" for field in fields(self.record)]
+        columns = [self._column(field) for field in fields(self.record)]
         if self.primary_key:
             columns.append(f"PRIMARY KEY ({', '.join(self.primary_key)})")
         yield f"CREATE TABLE {self.name} ({', '.join(columns)})"
         if self.index:
             yield f"CREATE INDEX {self.name}_index ON {self.name} ({', '.join(self.index)})"
 
-    def _type(self, column: str, annotation: str) -> str:
-        if column == self.serial:
-            return "INTEGER PRIMARY KEY"
+    def additions(self, present: Collection[str]) -> Iterator[str]:
+        """The SQL that adds the columns which a table of an older version lacks; old rows get the record's default."""
+        for field in fields(self.record):
+            if field.name not in present:
+                yield f"ALTER TABLE {self.name} ADD COLUMN {self._column(field)}{_default(field)}"
+
+    def _column(self, field: Field[Any]) -> str:
+        if field.name == self.serial:
+            return f"{field.name} INTEGER PRIMARY KEY"
+        annotation = str(field.type)
         kind = _COLUMN_TYPES[annotation.removesuffix(" | None")]
-        return kind if annotation.endswith("None") else f"{kind} NOT NULL"
+        return f"{field.name} {kind}" + ("" if annotation.endswith("None") else " NOT NULL")
+
+
+def _default(field: Field[Any]) -> str:
+    if field.default is None or str(field.type).endswith("None"):
+        return ""
+    value = _EMPTY[str(field.type)] if field.default is MISSING else field.default
+    return f" DEFAULT '{value}'" if isinstance(value, str) else f" DEFAULT {value}"
 
 
 _COLUMN_TYPES = {"str": "TEXT", "int": "INTEGER", "float": "REAL"}
+_EMPTY: dict[str, str | int | float] = {"str": "", "int": 0, "float": 0.0}
 
 TABLES: tuple[Table, ...] = (
     Table("runs", RunRecord, ("run_id",)),
@@ -78,6 +95,7 @@ TABLES: tuple[Table, ...] = (
     Table("quarantine", QuarantineRecord, ("model", "values_json")),
     Table("advice", AdviceRecord, ("advice_id",)),
     Table("modes", ModeRecord, ("time_unix",)),
+    Table("requests", RequestRecord, serial="request_id"),
 )
 TABLE_OF: dict[type, Table] = {table.record: table for table in TABLES}
 
@@ -92,6 +110,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         if path.stat().st_size == 0:
             _create(connection)
+        upgrade(connection, path)
         check(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -147,6 +166,24 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
+def upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    """Add what a sound journal of an older version lacks, in one transaction; raises DamagedJournalError or JournalError."""
+    try:
+        if not 0 < connection.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        for table in TABLES:
+            present = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table.name})")}
+            for statement in table.additions(present) if present else table.statements():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        raise JournalError(f"journal {path}: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise DamagedJournalError(f"journal {path} is damaged: {error}") from None
+
+
 def check(connection: sqlite3.Connection, path: Path, every_page: bool = True) -> None:
     """Raise DamagedJournalError unless this is a sound journal of this version."""
     try:
@@ -160,6 +197,11 @@ def check(connection: sqlite3.Connection, path: Path, every_page: bool = True) -
         raise JournalError(f"journal {path}: {error}") from None
     except sqlite3.DatabaseError as error:
         raise DamagedJournalError(f"journal {path} is damaged: {error}") from None
+    if 0 < version < SCHEMA_VERSION:
+        raise JournalError(
+            f"journal {path} has schema version {version}; the daemon brings it to version {SCHEMA_VERSION} when it starts: "
+            "autotuner daemon"
+        )
     missing = {table.name for table in TABLES} - names
     if version != SCHEMA_VERSION:
         raise DamagedJournalError(f"journal {path} has schema version {version}; this Autotuner keeps version {SCHEMA_VERSION}")

@@ -1,4 +1,4 @@
-"""The journal's writing side, used by the daemon (and by ``autotuner pin`` for one row).
+"""The journal's writing side, used by the daemon (and by commands such as ``autotuner pin`` for one row).
 
 Durability: rows wait in memory until ``commit``, once a tick; such a commit survives the daemon's death (SQLite
 ``synchronous=NORMAL``) but the last ones may be lost with the power. ``intend`` is a commit of its own with
@@ -15,7 +15,7 @@ from typing import Any
 
 from autotuner.errors import JournalError
 from autotuner.journal.reader import Reader
-from autotuner.journal.records import ChangeRecord, PinRecord
+from autotuner.journal.records import ChangeRecord, PinRecord, RequestRecord
 from autotuner.journal.schema import TABLE_OF, TABLES, DamagedJournalError, connect, move_aside
 
 MAX_WAITING_ROWS = 20_000
@@ -123,6 +123,14 @@ class Journal(Reader):
     def release(self, run_id: str, knob: str) -> None:
         """Queue the end of a pin."""
         self._queue("DELETE FROM pins WHERE run_id = ? AND knob = ?", (run_id, knob))
+
+    def ask(self, request: RequestRecord) -> int:
+        """Write a person's request at once; return its number, under which the answer will stand. Raises JournalError."""
+        self.commit()
+        table = TABLE_OF[RequestRecord]
+        marks = ", ".join("?" * len(table.columns))
+        sql = f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({marks})"
+        return int(self._execute(sql, table.row(request)).lastrowid or 0)
 
     def withdraw_advice(self, run_id: str, keep: Iterable[str] = ()) -> None:
         """Queue the end of a run's advice, except the ids in ``keep``."""

@@ -16,10 +16,13 @@ from autotuner.journal import (
     PinRecord,
     QuarantineRecord,
     Reader,
+    RequestRecord,
     RunRecord,
     TelemetryRecord,
     model_key,
+    schema,
 )
+from autotuner.journal.schema import SCHEMA_VERSION
 from autotuner.knobs import declare
 from autotuner.messages import Declaration
 
@@ -38,8 +41,10 @@ EVERY_RECORD = (
     EvaluationRecord("r-1", 105.0, 6, 0.25, None, 0, 1.5, 0, 1.25),
     PinRecord("r-1", "micro_batch", 32.0, "you", 106.0),
     QuarantineRecord("m", '{"micro_batch": 64.0}', "r-1", "killed with memory at 95 %", 107.0),
-    AdviceRecord("a", "r-1", "micro_batch", "micro_batch 32 to 16", "low", 108.0, 109.0),
+    RequestRecord("accept", "r-1", "a", 110.0),
+    AdviceRecord("a", "r-1", "micro_batch", "micro_batch 32 to 16", "low", 108.0, 109.0, 32.0, 16.0),
 )
+OLDER = sorted((Path(__file__).parents[1] / "fixtures" / "journal").glob("version-*.sql"))
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ def test_every_record_comes_back_as_it_was_written(journal, path, record):
     journal.commit()
     with Reader(path) as reader:
         (read,) = reader._select(type(record), "1", (), "rowid")
-    serial = {name: getattr(read, name) for name in ("change_id", "decision_id") if hasattr(read, name)}
+    serial = {name: getattr(read, name) for name in ("change_id", "decision_id", "request_id") if hasattr(read, name)}
     assert read == replace(record, **serial)
 
 
@@ -290,3 +295,65 @@ def test_a_journal_opened_again_keeps_waiting_rows(journal, path):
     journal.reopen()
     journal.commit()
     assert journal.runs() == [RUN]
+
+
+def older_journal(path, dump):
+    connection = sqlite3.connect(path)
+    connection.executescript(dump.read_text())
+    connection.close()
+
+
+@pytest.mark.parametrize("dump", OLDER, ids=lambda dump: dump.stem)
+def test_a_journal_of_an_older_version_keeps_every_row(path, dump):
+    older_journal(path, dump)
+    moved = []
+    with Journal(path, lambda target, why: moved.append(why)) as journal:
+        finished, live = journal.runs()
+        journal.write(replace(live, step=8, own_mode="observe"))
+        journal.ask(RequestRecord("undo", "cats-2", "", 1.0))
+    assert moved == []
+    assert (finished.run_id, finished.outcome, finished.step, finished.arm, finished.own_mode) == (
+        "cats-1",
+        "finished",
+        400,
+        "",
+        "",
+    )
+    with Reader(path) as reader:
+        assert (reader.run("cats-2").step, reader.run("cats-2").own_mode) == (8, "observe")
+        assert reader.changes("cats-1")[0].what == "micro_batch 32 to 16"
+        assert [len(rows) for rows in (reader.decisions("cats-1"), reader.telemetry("cats-1"), reader.machine())] == [1, 1, 1]
+        assert reader.evaluations("cats-1")[0].held_out_loss == 0.25
+        assert [pin.knob for pin in reader.pins("cats-2")] == ["micro_batch"]
+        assert [record.why for record in reader.quarantine("m")] == ["killed with memory at 95 %"]
+        assert reader.advice()[0].to_value is None
+
+
+def test_every_older_version_has_its_journal_here():
+    assert [dump.stem for dump in OLDER] == [f"version-{number}" for number in range(1, SCHEMA_VERSION)]
+
+
+def test_an_upgrade_that_is_interrupted_leaves_the_older_journal(path, monkeypatch):
+    older_journal(path, OLDER[0])
+    before = sorted(sqlite3.connect(path).iterdump())
+    monkeypatch.setattr(schema.Table, "statements", lambda table: iter(("this is no SQL",)))
+    with pytest.raises(JournalError):
+        Journal(path)
+    assert sorted(sqlite3.connect(path).iterdump()) == before
+
+
+def test_a_reader_of_an_older_journal_says_who_brings_it_up_to_date(path):
+    older_journal(path, OLDER[-1])
+    with pytest.raises(JournalError, match=r"schema version 3; the daemon brings it to version 4 when it starts"):
+        Reader(path)
+
+
+def test_a_request_waits_for_its_answer(journal, path):
+    number = journal.ask(RequestRecord("undo", "r-1", "", 5.0))
+    (waiting,) = journal.open_requests()
+    assert (waiting.request_id, waiting.answered_unix) == (number, None)
+    journal.write(replace(waiting, answered_unix=6.0, done=1, answer="undone"))
+    journal.commit()
+    assert journal.open_requests() == []
+    with Reader(path) as reader:
+        assert reader.request(number).answer == "undone"
