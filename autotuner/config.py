@@ -37,6 +37,8 @@ class Config:
     tick_seconds: float = 1.0
     decision_seconds: float = 0.0
     """Seconds between two decisions of a run; 0 derives it from the run's budget."""
+    observe_first: int = 3
+    """Decisions for which the first run of a machine is only observed, until its memory is known; 0 acts at once."""
     changes_per_hour: int = 240
     holdout: float = 0.1
     """Share of runs that is left at the script's own values, to measure what the daemon gains; 0 measures nothing."""
@@ -56,6 +58,7 @@ RANGES = {
     "port": (0, 65535),
     "tick_seconds": (0.05, 60.0),
     "decision_seconds": (0.0, 3600.0),
+    "observe_first": (0, 1000),
     "changes_per_hour": (0, 100000),
     "holdout": (0.0, 0.5),
     "retention_days": (0.0, 36500.0),

@@ -207,7 +207,7 @@ def _processor_seconds(process: subprocess.Popen[bytes] | None) -> float:
 
 def _start_daemon(job: Job, policy: str, state: Path, injected: Path, children: Children) -> subprocess.Popen[bytes]:
     decision = max(SHORTEST_DECISION_SECONDS, job.budget_seconds / DECISIONS)
-    flags = {"state-dir": str(state), "mode": "act", "policy": policy, "port": "0", "holdout": "0"}
+    flags = {"state-dir": str(state), "mode": "act", "policy": policy, "port": "0", "holdout": "0", "observe-first": "0"}
     flags |= {"tick-seconds": f"{decision / 2:g}", "decision-seconds": f"{decision:g}", "injected-readings": str(injected)}
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     process = children.start("daemon", "autotuner", "daemon", *words)

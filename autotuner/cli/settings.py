@@ -18,6 +18,7 @@ FLAGS: tuple[tuple[str, str, str], ...] = (
     ("port", "PORT", "port of /metrics and the status page on 127.0.0.1; 0 picks a free one"),
     ("tick-seconds", "S", "seconds between two looks"),
     ("decision-seconds", "S", "seconds between two decisions of a run; 0 derives it from the run's budget"),
+    ("observe-first", "N", "decisions for which the first run of a machine is only observed; 0 acts at once"),
     ("changes-per-hour", "N", "most changes of one run in an hour"),
     ("holdout", "SHARE", "share of runs left at the script's own values, to measure the gain; 0 measures nothing"),
     ("retention-days", "DAYS", "how long telemetry, decisions and run directories are kept"),

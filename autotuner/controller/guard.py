@@ -18,6 +18,9 @@ MEMORY = frozenset({"resolution", "micro_batch", "cache_limit", "distill"})
 NOT_LOAD = frozenset({"lr_scale", "timestep_density", "distill", "sampling_steps"})
 """Knobs whose downward move takes no load away, so stale telemetry freezes them both ways."""
 
+PACING = frozenset({"dwell", "reversal", "change_budget"})
+"""Refusals that only keep a policy from changing too often."""
+
 SETTLE_STEPS = 4
 
 
@@ -211,6 +214,6 @@ class Guard:
         if window.positions[i] >= window.declaration.knobs[i].start:
             return "", {}
         refused = self.verdict(window, Action("resolution", 1), pinned, pending, now)
-        if refused and refused not in ("dwell", "reversal", "change_budget"):
+        if refused and refused not in PACING:
             return "", {}
         return "restore", {"resolution": window.positions[i] + 1}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from autotuner.controller.actions import ACTION_COUNT, ACTIONS, HOLD
+from autotuner.controller.actions import ACTION_COUNT, ACTIONS, HOLD, Action
 from autotuner.controller.decision import Change, Decision, Effect
-from autotuner.controller.guard import MEMORY, NOT_LOAD, Guard, GuardLimits
+from autotuner.controller.guard import MEMORY, NOT_LOAD, PACING, Guard, GuardLimits
 from autotuner.controller.observation import moved, observe, predicted_bytes
 from autotuner.controller.policy import Choice, Policy
 from autotuner.controller.reasons import REASONS
@@ -90,6 +90,14 @@ class ControlLoop:
     def positions(self) -> tuple[int, ...]:
         """Ladder positions in force, as the script acknowledged them."""
         return self.window.positions
+
+    @property
+    def own_values(self) -> tuple[int, ...]:
+        """Where the script started, and where it moved a knob itself."""
+        return tuple(
+            position if not knob.tunable or self.pinned.get(knob.name) == "script" else knob.start
+            for knob, position in zip(self.declaration.knobs, self.positions, strict=True)
+        )
 
     def feed(self, record: Record) -> None:
         """Take one record of the run's ring, in order."""
@@ -271,11 +279,30 @@ class ControlLoop:
 
     def force(self, knob: str, position: int, reason: str, now: float) -> Decision:
         """A change that a person asked for: only ladder, shape and joint limits are checked."""
-        positions = list(self.positions)
-        i = self.window.index[knob]
-        positions[i] = position
-        vetoed = self.guard.shape_verdict(self.window, tuple(positions))
-        moves = {knob: position} if position != self.positions[i] and not vetoed else {}
+        moves = {knob: position}
+        return self._by_person(moves, reason, self.guard.shape_verdict(self.window, self._with(moves)), now)
+
+    def accept(self, knob: str, position: int, now: float) -> Decision:
+        """Advice that a person takes: refused for whatever would refuse the same wish of a policy at this moment."""
+        step = position - self.positions[self.window.index[knob]]
+        vetoed = self.guard.verdict(self.window, Action(knob, step), self.pinned, self.pending, now)
+        return self._by_person({knob: position}, "accepted", vetoed, now)
+
+    def undo(self, moves: dict[str, int], now: float) -> Decision:
+        """Changes that a person takes back: as a wish, but neither pins nor pacing count."""
+        steps = [Action(knob, position - self.positions[self.window.index[knob]]) for knob, position in moves.items()]
+        verdicts = [self.guard.verdict(self.window, action, (), self.pending, now) for action in steps]
+        refused = [verdict for verdict in verdicts if verdict and verdict not in PACING]
+        vetoed = refused[0] if refused else self.guard.shape_verdict(self.window, self._with(moves))
+        return self._by_person(moves, "undone", vetoed, now)
+
+    def give_back(self, now: float) -> Decision:
+        """Ask for ``own_values``. Nothing is checked: they are the script's."""
+        return self._by_person(dict(zip(self.window.index, self.own_values, strict=True)), "off", "", now)
+
+    def _by_person(self, moves: dict[str, int], reason: str, vetoed: str, now: float) -> Decision:
+        held = dict(zip(self.window.index, self.positions, strict=True))
+        moves = {} if vetoed else {knob: position for knob, position in moves.items() if position != held[knob]}
         observation, mask = self.observe(now), self.mask(now)
         return self._decision(now, HOLD, moves, reason, "", "you", mask, observation, vetoed)
 

@@ -24,6 +24,9 @@ REASONS: dict[str, str] = {
     "previews_cost": "previews and evaluations take too large a share of the time",
     "held_out": "this run is left at its script's own values, to measure what Autotuner gains",
     "pinned": "you pinned this knob",
+    "accepted": "you accepted this advice",
+    "undone": "you took the change back",
+    "off": "you switched Autotuner off, so the script's own value comes back",
     # why a wish was refused
     "not_declared": "the script does not offer this knob",
     "pending": "an earlier change is not acknowledged yet",

@@ -29,6 +29,7 @@ def adopt(run: MonitoredRun, machine: MachineState, mode: str, moment: Moment) -
         run.files.lost = row.lost_records
         run.peak_bytes = max(run.peak_bytes, row.peak_bytes)
     _settle_open_changes(run, moment)
+    run.own_mode = row.own_mode if row is not None else ""
     apply_pins(run, known=row is not None)
     for quarantined in run.journal.quarantine(model_key(run.declaration)):
         quarantine(run.loop, quarantined.values)

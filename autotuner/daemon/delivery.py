@@ -41,14 +41,31 @@ def hold_pinned_values(run: MonitoredRun, pins: list[PinRecord], moment: Moment)
 
 def _force(run: MonitoredRun, pin: PinRecord, position: int, moment: Moment) -> None:
     decision = run.loop.force(pin.knob, position, "pinned", moment.now)
+    if decision.vetoed:
+        run.log.warning("pin_not_possible", knob=pin.knob, value=pin.value, why=decision.why)
+    carry_out(run, decision, moment)
+    if decision.vetoed or run.loop.pending:  # otherwise the journal failed: the next tick tries again
+        run.tried_pins.add(pin)
+
+
+def carry_out(run: MonitoredRun, decision: Decision, moment: Moment) -> None:
+    """Journal and deliver what a person asked for, whatever the mode is."""
     run.last_decision = decision
     run.journal.write(_decision_record(run.run_id, decision, "act", moment))
     if decision.vetoed:
         run.vetoes[decision.vetoed] += 1
-        run.log.warning("pin_not_possible", knob=pin.knob, value=pin.value, why=decision.why)
     deliver(run, decision, moment)
-    if decision.vetoed or run.loop.pending:  # otherwise the journal failed: the next tick tries again
-        run.tried_pins.add(pin)
+
+
+def give_back(run: MonitoredRun, moment: Moment) -> None:
+    """Switched off: ask, once, for the script's own values; what the script moved itself stays as it is."""
+    wished = run.loop.own_values
+    if run.loop.window.last_sample is None or wished in (run.loop.positions, run.given_back):
+        return
+    run.given_back = wished
+    carry_out(run, run.loop.give_back(moment.now), moment)
+    if not run.loop.pending:  # the journal failed: the next tick tries again
+        run.given_back = ()
 
 
 def deliver(run: MonitoredRun, decision: Decision, moment: Moment) -> None:
@@ -79,12 +96,13 @@ def deliver(run: MonitoredRun, decision: Decision, moment: Moment) -> None:
 
 def shadow(run: MonitoredRun, decision: Decision, moment: Moment) -> None:
     """Mode ``observe``: the decision is journaled, and nothing else happens."""
-    run.loop.abandon()
+    if decision.changes:  # else an ask that a person made may be waiting for its answer
+        run.loop.abandon()
 
 
 def advise(run: MonitoredRun, decision: Decision, moment: Moment) -> None:
     """Mode ``advise``: a change is written down for people; advice that is no longer wished is withdrawn."""
-    run.loop.abandon()
+    shadow(run, decision, moment)
     advice = [_advice_record(run.run_id, change, decision, moment) for change in decision.changes]
     standing = {record.advice_id: record.first_unix for record in run.journal.advice(run.run_id)}
     run.journal.withdraw_advice(run.run_id, keep=[record.advice_id for record in advice])
@@ -119,4 +137,6 @@ def _decision_record(run_id: str, decision: Decision, mode: str, moment: Moment)
 def _advice_record(run_id: str, change: Change, decision: Decision, moment: Moment) -> AdviceRecord:
     identity = f"{run_id} {change.knob} {change.from_value:g} {change.to_value:g}"
     advice_id = hashlib.sha256(identity.encode()).hexdigest()[:10]
-    return AdviceRecord(advice_id, run_id, change.knob, change.what, decision.why, moment.unix, moment.unix)
+    return AdviceRecord(
+        advice_id, run_id, change.knob, change.what, decision.why, moment.unix, moment.unix, change.from_value, change.to_value
+    )

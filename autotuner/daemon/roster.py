@@ -10,12 +10,14 @@ from autotuner.controller.guard import GuardLimits
 from autotuner.controller.loop import ControlLoop
 from autotuner.controller.policy import Policy
 from autotuner.daemon.adoption import adopt, apply_pins
-from autotuner.daemon.delivery import decide, hold_pinned_values
+from autotuner.daemon.delivery import decide, give_back, hold_pinned_values
 from autotuner.daemon.discovery import Found
 from autotuner.daemon.ending import end, outcome_of
 from autotuner.daemon.holdout import HELD_OUT, Holdout, Untouched
 from autotuner.daemon.log import get_log
+from autotuner.daemon.modes import OFF, mode_of, off_notice
 from autotuner.daemon.moment import Moment
+from autotuner.daemon.requests import answer
 from autotuner.daemon.run_files import RunFiles
 from autotuner.daemon.runs import MonitoredRun
 from autotuner.daemon.snapshot import RunSnapshot
@@ -23,6 +25,8 @@ from autotuner.errors import JournalError
 from autotuner.journal import Journal, PinRecord
 from autotuner.messages import MachineState
 
+RUNS_ASKED = 20
+"""Newest ended runs among which one with a step shows that this machine is not new."""
 ENDED_SHOWN_SECONDS = 600.0
 """An ended run stays on the status page for so long."""
 
@@ -47,6 +51,8 @@ class Roster:
         self._journal = journal
         self._freeze = freeze
         self._limits = GuardLimits(changes_per_hour=config.changes_per_hour)
+        self.off = off_notice(config.state_directory)
+        """Since when everything is switched off; empty when it is not."""
         self._past: list[MonitoredRun] = []
         self._log = get_log()
 
@@ -57,13 +63,14 @@ class Roster:
             return True
         try:
             arm = self.holdout.arm(found.declaration.run_id, self.live)
+            first_here = not any(run.step for run in self._journal.runs(live=False, last=RUNS_ASKED))
         except JournalError as error:
             self._freeze(error)
             return False
         policy = Untouched() if arm == HELD_OUT else self.policy
         loop = ControlLoop(found.declaration, policy, self._limits, self._config.decision_seconds or None)
         run = MonitoredRun(found.declaration, RunFiles(found.directory), loop, self._journal)
-        run.arm, run.served_policy = arm, self.holdout.served
+        run.arm, run.served_policy, run.first_here = arm, self.holdout.served, first_here
         try:
             adopt(run, machine, self.holdout.mode, moment)
         except JournalError as error:
@@ -79,6 +86,7 @@ class Roster:
 
     def follow(self, machine: MachineState, moment: Moment, frozen: bool) -> None:
         """Follow every live run; while ``frozen`` nothing is decided."""
+        self.off = off_notice(self._config.state_directory)
         for run in tuple(self.live.values()):
             try:
                 with self._freezing():
@@ -90,10 +98,13 @@ class Roster:
                 self.live.pop(run.run_id, None)
         self._past = [run for run in self._past if moment.now - (run.ended_at or 0.0) < ENDED_SHOWN_SECONDS]
 
-    def reread_pins(self) -> None:
-        """Take over what a person has pinned or released; raises JournalError."""
+    def reread(self, moment: Moment) -> None:
+        """Take over what people have said by the command line: pins, modes, requests. Raises JournalError."""
         for run in self.live.values():
             apply_pins(run)
+            row = self._journal.run(run.run_id)
+            run.own_mode = row.own_mode if row is not None else ""
+        answer(self._journal, self.live, moment)
 
     def write_down(self, moment: Moment) -> None:
         """Tell a new journal of the runs that are live and of their pins."""
@@ -124,14 +135,26 @@ class Roster:
             return
         run.loop.machine(machine)
         run.measure(moment)
-        mode = self.holdout.mode
-        run.files.heartbeat(moment.now, "observe" if frozen else mode)
+        mode, why = mode_of(run, self.holdout.mode, bool(self.off), self._config.observe_first)
+        if why and run.arm and (mode == OFF or run.own_mode):
+            self._leave_comparison(run)
+        run.take_mode(mode, why)
+        run.files.heartbeat(moment.now, "observe" if frozen or mode == OFF else mode)
         if frozen or run.files.problem:
             return
+        if mode == OFF:
+            give_back(run, moment)
+            return
+        run.given_back = ()
         if mode == "act":
             hold_pinned_values(run, run.pins, moment)
         if run.loop.due(moment.now):
             decide(run, mode, moment)
+
+    def _leave_comparison(self, run: MonitoredRun) -> None:
+        """A run whose treatment a person has changed tells nothing of what the daemon gains."""
+        run.arm = ""
+        self._journal.update_run(run.run_id, arm="")
 
     def _see_off(self, run: MonitoredRun, outcome: str, moment: Moment) -> None:
         run.listen(moment)  # what it wrote between the last look and its end

@@ -45,6 +45,16 @@ class MonitoredRun:
         self.arm = ""
         """``treated``, ``held_out`` or neither (see ``holdout``)."""
         self.served_policy = loop.policy.name
+        self.mode = ""
+        """What happens to decisions: ``observe``, ``advise``, ``act`` or ``off`` (see ``modes``)."""
+        self.mode_why = ""
+        """Why it is not the machine's mode; empty when it is."""
+        self.own_mode = ""
+        """A person's mode for this run; empty follows the machine's."""
+        self.first_here = False
+        """Whether no run has ended on this machine before."""
+        self.given_back: tuple[int, ...] = ()
+        """The script's own values that were asked for since everything was switched off."""
         self.log = get_log().bind(run=declaration.run_id)
         self.pins: list[PinRecord] = []
         """Pins that hold a value."""
@@ -70,6 +80,16 @@ class MonitoredRun:
     def run_id(self) -> str:
         """The run's id."""
         return self.declaration.run_id
+
+    def take_mode(self, mode: str, why: str) -> None:
+        """Be in this mode from now on; a new one is journaled and logged."""
+        if self.mode and mode != self.mode:
+            self.journal.withdraw_advice(self.run_id)
+        if mode != self.mode and (self.mode or why):
+            self.log.info("mode", mode=mode, why=why)
+        if (mode, why) != (self.mode, self.mode_why):
+            self.journal.update_run(self.run_id, mode=mode, mode_why=why)
+        self.mode, self.mode_why = mode, why
 
     def listen(self, moment: Moment) -> None:
         """Take what the run wrote since the last tick."""
@@ -193,7 +213,7 @@ class MonitoredRun:
             policy=decision.policy if decision else self.loop.policy.name,
             last_what=decision.what if decision else "", last_why=decision.why if decision else "",
             decisions=self.decisions, changes=dict(self.changes), vetoes=dict(self.vetoes),
-            lost_records=self.files.lost, held_out=self.arm == "held_out", **shared,
+            lost_records=self.files.lost, held_out=self.arm == "held_out", mode=self.mode, mode_why=self.mode_why, **shared,
         )  # fmt: skip
 
     def _knobs(self) -> Iterable[KnobSnapshot]:
@@ -208,7 +228,7 @@ class MonitoredRun:
             self.declaration.to_json(), self.declaration.created_unix, moment.unix,
             self.loop.policy.name, mode,
             memory_available_bytes=self.loop.window.machine.memory_available_bytes,
-            arm=self.arm, served_policy=self.served_policy,
+            arm=self.arm, served_policy=self.served_policy, own_mode=self.own_mode, mode_why=self.mode_why,
         )  # fmt: skip
 
     def keep_totals(self, moment: Moment) -> None:

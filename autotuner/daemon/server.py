@@ -15,6 +15,7 @@ from autotuner.daemon.discovery import Discovery
 from autotuner.daemon.holdout import HELD_OUT
 from autotuner.daemon.lock import InstanceLock
 from autotuner.daemon.log import get_log
+from autotuner.daemon.modes import OFF
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.policies import resolve_policy, shipped_artefacts
 from autotuner.daemon.roster import Roster
@@ -108,7 +109,7 @@ class Daemon:
             if not self.roster.take_up(found, machine, moment):
                 self._discovery.forget(found.directory.name)
         self._thaw(moment)
-        self._reread_pins()
+        self._reread(moment)
         self.roster.follow(machine, moment, frozen=bool(self.frozen))
         if self.live:
             self.journal.write(_machine_record(machine, moment))
@@ -135,12 +136,12 @@ class Daemon:
         self.journal.commit()
         return {run.run_id for run in self.journal.runs(live=False)}
 
-    def _reread_pins(self) -> None:
+    def _reread(self, moment: Moment) -> None:
         try:
             version = self.journal.data_version()
             if version == self._pins_version:
                 return
-            self.roster.reread_pins()
+            self.roster.reread(moment)
             self._pins_version = version
         except JournalError as error:
             self._freeze(error)
@@ -189,7 +190,8 @@ class Daemon:
         files = (run.files.problem and f"{run.run_id}: {run.files.problem}" for run in self.live.values())
         problems = (self.frozen and f"nothing is changed: {self.frozen}", self._policy_problem, holdout.problem, *files)
         return Snapshot(
-            unix_time=moment.unix, started_unix=self._start_unix, version=self._version, mode=holdout.mode,
+            unix_time=moment.unix, started_unix=self._start_unix, version=self._version,
+            mode=OFF if self.roster.off else holdout.mode, notice=self.roster.off,
             policy=self.roster.policy.name, machine=machine,
             tick_seconds=tick_seconds, tick_interval_seconds=self.config.tick_seconds,
             sensors=tuple(SensorSnapshot(s.name, s.source, s.up, s.seconds, s.age_seconds, s.reason) for s in statuses),

@@ -59,6 +59,10 @@ class RunSnapshot:
     """Ring records overwritten before the daemon read them."""
     held_out: bool = False
     """Left at its script's own values, to measure the gain."""
+    mode: str = ""
+    """``observe``, ``advise``, ``act`` or ``off``."""
+    mode_why: str = ""
+    """Why it is not the machine's mode; empty when it is."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +115,5 @@ class Snapshot:
     """The daemon only advises, because it loses by its own measurement."""
     problems: tuple[str, ...] = ()
     """What keeps the daemon from doing all that it was told to, one sentence each."""
+    notice: str = ""
+    """What people should know and nobody must mend: that a person switched everything off."""

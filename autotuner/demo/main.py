@@ -161,6 +161,7 @@ class Demo:
         (self.state / "daemon.json").unlink(missing_ok=True)
         name = f"daemon-{label}"
         flags = ["--state-dir", str(self.state), "--mode", mode, "--policy", policy, "--port", "0", "--tick-seconds", "0.5"]
+        flags += ["--observe-first", "0"]  # the state directory is new, and the watcher has a minute
         if self.injection:
             flags += ["--injected-readings", str(self.injected_file)]
         process = self.children.start(name, "autotuner", "daemon", *flags)

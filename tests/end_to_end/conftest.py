@@ -68,6 +68,7 @@ class Stage:
         """A daemon that looks every 50 ms and has shown its first snapshot."""
         (self.state / "daemon.json").unlink(missing_ok=True)
         settings = ["--port", "0", "--policy", policy, "--tick-seconds", "0.05", "--decision-seconds", "0.2"]
+        settings += ["--observe-first", "0"]
         with self.log.open("a") as log:
             process = self.start(*program, "daemon", *settings, *flags, output=log)
         wait_for(lambda: self.address() or process.poll() is not None, "the daemon's address")

@@ -36,7 +36,7 @@ def start_daemon(state: Path, monkeypatch, now: float = 0.0, policy=None, machin
     """A started daemon that decides every 2 seconds."""
     resolved = ResolvedPolicy(policy or Wishes())
     monkeypatch.setattr("autotuner.daemon.server.resolve_policy", lambda name, artefacts: resolved)
-    config = Config(state, decision_seconds=2.0, **settings)
+    config = Config(state, **{"decision_seconds": 2.0, "observe_first": 0, **settings})
     daemon = Daemon(config, machine or FakeMachine())
     daemon.start(at(now))
     return daemon
