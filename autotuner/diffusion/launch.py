@@ -13,6 +13,7 @@ from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.progress import Progress
 from autotuner.diffusion.trainer import Trainer
 from autotuner.hook import attach, knob
+from autotuner.hook.attach import SHAPE_DWELL_STEPS
 
 SAVE_EVERY_SECONDS = 60.0
 
@@ -25,6 +26,7 @@ def attached(
     state_directory: Path | None = None,
     keep_architecture: bool = False,
     resumed: Path | None = None,
+    shape_dwell_steps: int = SHAPE_DWELL_STEPS,
 ) -> tuple[TrainerConfig, Any]:
     """The run as the daemon sees it, and the configuration with the architecture that it will have.
 
@@ -46,6 +48,7 @@ def attached(
         budget_seconds=config.seconds,
         budget_steps=config.steps,
         max_shapes=config.max_shapes,
+        shape_dwell_steps=shape_dwell_steps,
         quality_metric=features.metric_name(config.quality_features, dataset),
         search_space=space if space is not None else presets.SEARCH_SPACE.get(config.network, {}),
         state_dir=state_directory,

@@ -5,10 +5,13 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from autotuner.hook.run import Run
+
+
+SHAPE_DWELL_STEPS = 10
 
 
 class Offer:
@@ -42,6 +45,8 @@ def attach(
     quality_metric: str = "",
     search_space: Mapping[str, Sequence[Any]] | None = None,
     max_shapes: int = 8,
+    shape_dwell_steps: int = SHAPE_DWELL_STEPS,
+    clear_cache: Callable[[], object] | None = None,
     max_pixels: int | None = None,
     state_dir: str | os.PathLike[str] | None = None,
     auto: bool = True,
@@ -51,6 +56,10 @@ def attach(
     What cannot be used is told by one ``AutotunerWarning`` and left out; without a usable state directory the run does
     nothing and training goes on. With ``auto`` (the default) ``report`` polls and acknowledges by itself; without it
     the script calls ``poll`` and ``acknowledge``.
+
+    Resolution and micro-batch make the shapes of a run's tensors. It uses at most ``max_shapes`` pairs of them, and keeps one
+    for at least ``shape_dwell_steps`` steps unless the next one needs less memory; ``clear_cache``, for example
+    ``mlx.core.clear_cache`` or ``torch.mps.empty_cache``, is called after each switch.
     """
     from autotuner.hook.start import start
 
@@ -63,6 +72,8 @@ def attach(
         "quality_metric": quality_metric,
         "search_space": search_space,
         "max_shapes": max_shapes,
+        "shape_dwell_steps": shape_dwell_steps,
+        "clear_cache": clear_cache,
         "max_pixels": max_pixels,
     }
     return start(name, knobs, settings, state_dir, auto)

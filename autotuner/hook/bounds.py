@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from autotuner.hook.shapes import ShapeLadder, cell
 from autotuner.knobs import KnobDeclaration, find
 from autotuner.messages import REFUSALS
 
@@ -18,15 +19,14 @@ Values = Mapping[str, float]
 
 
 class Bounds:
-    """What one run allows: its ladders, a number of tensor shapes, and a number of pixels in one forward pass."""
+    """What one run allows: its ladders, its tensor shapes, and a number of pixels in one forward pass."""
 
-    def __init__(self, knobs: tuple[KnobDeclaration, ...], fixed: Values, max_shapes: int, max_pixels: int | None) -> None:
+    def __init__(self, knobs: tuple[KnobDeclaration, ...], fixed: Values, shapes: ShapeLadder, max_pixels: int | None) -> None:
         """``fixed`` holds the values of knobs that are not offered."""
         self.knobs = knobs
         self._fixed = fixed
-        self._max_shapes = max_shapes
+        self._shapes = shapes
         self._max_pixels = max_pixels
-        self._shapes: set[tuple[float, ...]] = set()
 
     def values(self, positions: Sequence[int]) -> dict[str, float]:
         """The plain value of every knob, offered or not; whole numbers are ints."""
@@ -43,24 +43,28 @@ class Bounds:
         if any(new != old and not knob.tunable for knob, new, old in zip(self.knobs, asked, in_force, strict=True)):
             return NOT_TUNABLE
         new, old = self.values(asked), self.values(in_force)
-        if _shape(new) not in self._shapes and len(self._shapes) >= self._max_shapes:
+        if not self.has_shape(asked):
             return SHAPE_BUDGET_SPENT
         if self._max_pixels is not None and _pixels(new) > max(self._max_pixels, _pixels(old)):
             return JOINT_LIMIT
         return ALLOWED
 
-    def use(self, positions: Sequence[int]) -> None:
-        """Count the shape of ``positions`` as used in this run."""
-        self._shapes.add(_shape(self.values(positions)))
+    def has_shape(self, positions: Sequence[int]) -> bool:
+        """Whether the run knows the shape of ``positions``, or has room for it."""
+        return self._shapes.allows(cell(self.values(positions)))
+
+    def must_wait(self, positions: Sequence[int], step: int) -> bool:
+        """Whether the shape in force is too young at ``step`` to be left for that of ``positions``."""
+        return self._shapes.must_wait(cell(self.values(positions)), step)
+
+    def use(self, positions: Sequence[int], step: int) -> None:
+        """``positions`` are in force after ``step``."""
+        self._shapes.take(cell(self.values(positions)), step)
 
     def _on_ladders(self, positions: Sequence[int]) -> bool:
         return len(positions) == len(self.knobs) and all(
             0 <= position < len(knob.values) for knob, position in zip(self.knobs, positions, strict=True)
         )
-
-
-def _shape(values: Values) -> tuple[float, ...]:
-    return (values.get("resolution", 0), values.get("micro_batch", 0))
 
 
 def _pixels(values: Values) -> float:

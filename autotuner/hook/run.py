@@ -19,6 +19,7 @@ from autotuner.hook.page import Heartbeat, PageReader, Revision
 from autotuner.hook.proposal import Proposal
 from autotuner.hook.record import FRAME, SAMPLE_BODY, fitted
 from autotuner.hook.ring import RingWriter
+from autotuner.hook.shapes import ShapeLadder
 from autotuner.hook.values import ChangeSet, Knobs
 from autotuner.hook.warning import warn
 from autotuner.messages import (
@@ -54,8 +55,8 @@ class Run:
     """One training run as the script sees it; made by ``attach``. Without ring and page it does nothing, quietly."""
 
     __slots__ = (
-        "_auto", "_bounds", "_declaration", "_dropped", "_due", "_looking", "_owed", "_page", "_positions", "_proposal",
-        "_revision", "_ring", "_seen", "_set_times", "_step", "directory", "knobs", "name",
+        "_asked", "_auto", "_bounds", "_declaration", "_dropped", "_due", "_looking", "_owed", "_page", "_positions",
+        "_proposal", "_revision", "_ring", "_seen", "_set_times", "_step", "directory", "knobs", "name",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +85,7 @@ class Run:
         self._declaration = declaration
         self._proposal = proposal
         self._auto = auto
+        self._asked: Revision | None = None
         self._seen = 0
         self._revision = 0
         self._step = 0
@@ -91,7 +93,7 @@ class Run:
         self._dropped = False
         self._looking = Lock()
         self._set_times: dict[str, float] = {}
-        bounds.use(positions)
+        bounds.use(positions, 0)
         if ring is not None:
             OPEN.add(self)
 
@@ -263,20 +265,25 @@ class Run:
 
     def _look(self) -> ChangeSet | None:
         page = self._page
-        if page is None or page.announced() == self._seen or not self._looking.acquire(blocking=False):
-            return None  # nothing new, or another thread is at it
+        if page is None or (page.announced() == self._seen and self._asked is None):
+            return None
+        if not self._looking.acquire(blocking=False):
+            return None  # another thread is at it
         try:
             revision = page.revision()
-            if revision is None or revision.number <= self._seen:
-                return None  # damaged or half-written: the values in force stay, the next poll looks again
-            self._seen = revision.number
-            return self._accept(revision)
+            if revision is not None and revision.number > self._seen:  # else damaged or half-written: the next poll looks again
+                self._seen, self._asked = revision.number, revision
+            return self._accept(self._asked) if self._asked is not None else None
         finally:
             self._looking.release()
 
     def _accept(self, revision: Revision) -> ChangeSet | None:
+        """Answer what is asked for, now or, when the shape in force is too young, at a later poll."""
         positions = self._with_own_settings(revision)
         code = self._bounds.refusal(positions, self._positions)
+        if not code and self._bounds.must_wait(positions, self._step):
+            return None
+        self._asked = None
         if code:
             self.acknowledge(self._step)  # the daemon takes an older change that is not answered by now for lost
             self._acknowledge(revision.number, self._step, code)
@@ -297,8 +304,8 @@ class Run:
 
     def _apply(self, positions: tuple[int, ...]) -> None:
         self._positions = positions
-        self._bounds.use(positions)
         self.knobs._take(self._bounds.values(positions))
+        self._bounds.use(positions, self._step)
 
     def _set(self, name: str, value: float) -> None:
         names = [knob.name for knob in self._bounds.knobs]
@@ -310,8 +317,12 @@ class Run:
         if value not in ladder:
             warn(f"set({name!r}, {value!r}): not on the ladder that attach() was given: {list(ladder)}")
             return
+        positions = (*self._positions[:index], ladder.index(value), *self._positions[index + 1 :])
+        if not self._bounds.has_shape(positions):
+            warn(f"set({name!r}, {value!r}): the run has used its attach(max_shapes=...) shapes, and this would be one more")
+            return
         self.acknowledge(self._step)
-        self._apply((*self._positions[:index], ladder.index(value), *self._positions[index + 1 :]))
+        self._apply(positions)
         self._set_times[name] = monotonic()
         self._acknowledge(self._revision, self._step)
 
@@ -346,7 +357,7 @@ class Run:
 
 def inert(name: str, values: Mapping[str, float]) -> Run:
     """A run that does nothing but know its knobs."""
-    return Run(name, Bounds((), values, max_shapes=1, max_pixels=None))
+    return Run(name, Bounds((), values, ShapeLadder(max_shapes=1), max_pixels=None))
 
 
 def _plain_loss(loss: Any, flags: int) -> tuple[float, int]:

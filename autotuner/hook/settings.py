@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autotuner.hook.attach import SHAPE_DWELL_STEPS
 from autotuner.hook.warning import warn
 
 
@@ -24,6 +25,10 @@ def _is_number(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_steps(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1_000_000
 
 
 def _is_json_object(value: Any) -> bool:
@@ -47,6 +52,8 @@ _SETTINGS: dict[str, _Setting] = {
     "budget_steps": _Setting(_is_count, "a positive whole number", None),
     "target": _Setting(_is_number, "a finite number", None),
     "max_shapes": _Setting(lambda value: _is_count(value) and value <= 64, "a whole number from 1 to 64", 8),
+    "shape_dwell_steps": _Setting(_is_steps, "a whole number from 0 to 1000000", SHAPE_DWELL_STEPS),
+    "clear_cache": _Setting(callable, "a function without arguments", None),
     "max_pixels": _Setting(_is_count, "a positive whole number", None),
     "model": _Setting(_is_json_object, "a dict that JSON can hold", {}),
     "search_space": _Setting(_is_search_space, "a dict of non-empty lists that JSON can hold", {}),

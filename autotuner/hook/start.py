@@ -20,6 +20,7 @@ from autotuner.hook.proposal import proposal_path, read_proposal
 from autotuner.hook.ring import RingWriter
 from autotuner.hook.run import Run, inert
 from autotuner.hook.settings import checked_settings
+from autotuner.hook.shapes import ShapeLadder
 from autotuner.hook.warning import warn
 from autotuner.knobs import KnobDeclaration, declare
 from autotuner.messages import Declaration
@@ -40,7 +41,8 @@ def start(
     try:
         offered, fixed = checked_knobs(knobs or {})
         checked = checked_settings(settings)
-        bounds = Bounds(offered, fixed, checked["max_shapes"], checked["max_pixels"])
+        shapes = ShapeLadder(checked["max_shapes"], checked.pop("shape_dwell_steps"), checked.pop("clear_cache"))
+        bounds = Bounds(offered, fixed, shapes, checked["max_pixels"])
         missing = {"resolution", "micro_batch"} - {*fixed, *(knob.name for knob in offered)}
         if checked["max_pixels"] is not None and missing:
             warn(f"attach(max_pixels={checked['max_pixels']}) has no effect: knob {' and '.join(sorted(missing))} is not given")

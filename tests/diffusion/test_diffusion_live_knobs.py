@@ -174,7 +174,7 @@ def compare(make_trainer, stripes, tmp_path, steps, changes):
     made = {**SMALL, "steps": steps, "model": {"width": 16, "depth": 1, "mlp_ratio": 2}}
     config = make_trainer(**made).config
     plan = schedule(config, steps, changes, seed=3)
-    _, run = launch.attached(config, stripes, state_directory=tmp_path)
+    _, run = launch.attached(config, stripes, state_directory=tmp_path, shape_dwell_steps=0)
     daemon, records, revisions = Daemon(run), [], {}
     told = []
     with run:
@@ -229,7 +229,7 @@ def check_shapes(trainer, records):
 def test_a_daemon_that_asks_for_a_ninth_shape_is_refused(make_trainer, stripes, take, tmp_path):
     made = {"micro_batches": (2, 4, 8, 16), "steps": 100}
     config = make_trainer(**made).config
-    _, run = launch.attached(config, stripes, state_directory=tmp_path)
+    _, run = launch.attached(config, stripes, state_directory=tmp_path, shape_dwell_steps=0)
     daemon = Daemon(run)
     with run:
         trainer = make_trainer(run, **made)

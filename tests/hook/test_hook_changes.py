@@ -93,7 +93,7 @@ def test_a_knob_that_must_not_be_touched_is_refused(attached):
 
 def test_the_shape_budget_is_kept_and_known_shapes_stay_allowed(attached):
     knobs = {"resolution": knob(32, [16, 32, 64]), "micro_batch": knob(8, [4, 8]), "pace": knob(1.0, [0.5, 1.0])}
-    run = attach("shapes", knobs=knobs, max_shapes=2, auto=False)
+    run = attach("shapes", knobs=knobs, max_shapes=2, shape_dwell_steps=0, auto=False)
     daemon = attached(run)
     daemon.ask(0, 1, 1)  # the second shape
     assert run.poll() is not None
