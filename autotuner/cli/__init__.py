@@ -14,7 +14,7 @@ OK, FOUND_WRONG, USAGE, ALREADY_RUNNING = 0, 1, 2, 3
 
 EPILOG = """exit codes:
   0  done
-  1  something is wrong: a check failed, a run is not known, a journal cannot be read
+  1  something is wrong: a check failed, a request was refused, a run is not known, a journal cannot be read
   2  wrong usage or configuration
   3  another daemon already serves the state directory"""
 
@@ -41,8 +41,13 @@ COMMANDS: tuple[Command, ...] = (
     Command("status", "autotuner.cli.status", "the machine, its runs and their knobs at this moment"),
     Command("explain", "autotuner.cli.explain", "each change of a run: what, why, by whom, and what it did"),
     Command("replay", "autotuner.cli.replay", "finished runs as episodes, or as another policy sees them"),
+    Command("mode", "autotuner.cli.mode", "observe, advise or act: what is done in one run"),
+    Command("accept", "autotuner.cli.accept", "make the change that a piece of advice recommends"),
+    Command("undo", "autotuner.cli.undo", "take back the last change of a run"),
     Command("pin", "autotuner.cli.pin", "keep the daemon's hands off one knob of a run"),
     Command("release", "autotuner.cli.pin", "let the daemon move a pinned knob again"),
+    Command("off", "autotuner.cli.off", "everything back to the scripts' own values, and hands off"),
+    Command("on", "autotuner.cli.off", "guide runs again after off"),
     Command("report", "autotuner.cli.report", "one page with the course of one or more runs"),
     Command("doctor", "autotuner.cli.doctor", "check sensors, journal, policy and installation"),
     Command("config", "autotuner.cli.config", "every setting with its value and origin"),

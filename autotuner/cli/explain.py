@@ -48,6 +48,8 @@ def _lines(
 ) -> Iterator[str]:
     state = found.outcome or "live"
     yield f"{found.run_id}: {state}, started {day(found.created_unix)}, mode {found.mode}, policy {found.policy}"
+    if found.mode_why:
+        yield f"mode {found.mode}: {found.mode_why}"
     if found.arm == "held_out":
         yield "held out: left at its script's own values but for emergencies, to measure the gain (setting holdout)"
     knobs = ", ".join(f"{name} {find(name).shown(value)}" for name, value in found.last_values.items())

@@ -12,6 +12,8 @@ from autotuner.config import Config, load, state_directory
 FILE_NAME = "autotuner.toml"
 """Read from the state directory when no other file is named."""
 
+RUN_HELP = "a run's id, the beginning of it, or its name (the newest run of that name)"
+
 FLAGS: tuple[tuple[str, str, str], ...] = (
     ("mode", "MODE", "observe, advise or act"),
     ("policy", "NAME", "default, hold, rules, forecast, learned, or an artefact's directory"),

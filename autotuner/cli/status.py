@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotuner.cli import OK
+from autotuner.cli.output import add_json
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.text import day, duration, number, percent, size, table
 from autotuner.daemon.address import Address, read_address
@@ -27,7 +28,7 @@ _HEATS = ("nominal", "moderate", "heavy", "trapping", "sleeping")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_state_directory(parser)
-    parser.add_argument("--json", action="store_true", help="print the document that the daemon serves at /api/status")
+    add_json(parser, "print the document that the daemon serves at /api/status")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,6 +75,8 @@ def _lines(document: dict[str, Any], address: Address | None, advice: list[Advic
     yield f"sensors  {len(document['sensors']) - len(silent)} of {len(document['sensors'])} answer"
     for sensor in silent:
         yield f"!        {sensor['name']}: {sensor['reason']}"
+    if document.get("notice"):
+        yield f"!        {document['notice']}"
     for problem in document.get("problems", ()):
         yield f"!        {problem}"
     if gain := document.get("gain"):
@@ -83,12 +86,16 @@ def _lines(document: dict[str, Any], address: Address | None, advice: list[Advic
         )
     for line in advice:
         yield f"advice   {line.advice_id}  {line.run_id}: {line.what}: {line.why}"
+    if advice:
+        yield f"         make it with: autotuner accept {advice[-1].advice_id}"
     runs = document["runs"]
     yield ""
     yield _run_table(runs) if runs else "no training run is live; a script that calls autotuner.hook.attach() appears here"
     for run in runs:
         yield ""
         yield f"{run['run_id']}" + ("  held out: left at its script's own values" if run.get("held_out") else "")
+        if run.get("mode_why"):
+            yield f"  mode {run['mode']}: {run['mode_why']}"
         yield _knob_table(run["knobs"]) if run["knobs"] else "  offers no knobs"
         if run["last_what"]:
             yield f"  last: {run['last_what']}: {run['last_why']}"

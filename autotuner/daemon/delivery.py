@@ -59,6 +59,7 @@ def carry_out(run: MonitoredRun, decision: Decision, moment: Moment) -> None:
 
 def give_back(run: MonitoredRun, moment: Moment) -> None:
     """Switched off: ask, once, for the script's own values; what the script moved itself stays as it is."""
+    run.tried_pins.clear()  # what they hold is asked for again after: autotuner on
     wished = run.loop.own_values
     if run.loop.window.last_sample is None or wished in (run.loop.positions, run.given_back):
         return

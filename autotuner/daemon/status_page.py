@@ -64,7 +64,7 @@ def heading(tick: Tick, late: bool) -> Markup:
             class_="soft small push",
         ),
     )
-    warnings = list(snapshot.problems)
+    warnings = [*filter(None, [snapshot.notice]), *snapshot.problems]
     if late:
         warnings.append(f"The last tick was {duration(tick.age_seconds)} ago. Training goes on with the knobs in force.")
     return tag("div", head, *(tag("p", warning, class_="banner") for warning in warnings))
@@ -137,12 +137,16 @@ def run_card(run: RunSnapshot, snapshot: Snapshot) -> Markup:
         badge(run.state, STATES.get(run.state, "")),
         badge(run.framework) if run.framework else None,
         badge("held out", "accent") if run.held_out else None,
+        tag("span", badge(run.mode, MODES.get(run.mode, "")), title=run.mode_why) if run.mode_why else None,
         tag("span", f"policy {run.policy}", class_="soft small"),
         tag("span", run.run_id, class_="soft small push"),
         class_="title",
     )
     parts = tag("div", _knobs(run), _memory(run, snapshot.machine), class_="split")
-    return tag("section", title, _state(run), parts, _decision(run), class_="card ended" if run.state == "ended" else "card")
+    why = tag("div", f"Mode {run.mode}: {run.mode_why}", class_="soft small") if run.mode_why else None
+    return tag(
+        "section", title, why, _state(run), parts, _decision(run), class_="card ended" if run.state == "ended" else "card"
+    )
 
 
 def gain_card(gain: GainSnapshot) -> Markup:

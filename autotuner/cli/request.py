@@ -1,0 +1,52 @@
+"""How a command asks the running daemon for something, and waits for its answer."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from autotuner.cli import FOUND_WRONG, OK
+from autotuner.cli.output import show
+from autotuner.daemon.address import Address, read_address
+from autotuner.errors import AutotunerError
+from autotuner.journal import Journal, RequestRecord, journal_path
+
+WAIT_SECONDS = 20.0
+POLL_SECONDS = 0.05
+
+
+def ask_daemon(
+    state: Path, request: RequestRecord, monotonic: Callable[[], float] = time.monotonic, wait_seconds: float = WAIT_SECONDS
+) -> RequestRecord:
+    """The answered request; one that nobody answers is withdrawn. Raises AutotunerError, JournalError."""
+    running(state)
+    with Journal(journal_path(state)) as journal:
+        number = journal.ask(request)
+        until = monotonic() + wait_seconds
+        while monotonic() < until:
+            found = journal.request(number)
+            if found is not None and found.answered_unix is not None:
+                return found
+            time.sleep(POLL_SECONDS)
+        said = f"the daemon did not answer within {wait_seconds:.0f} s; the request is withdrawn, and nothing was changed"
+        withdrawn = replace(request, request_id=number, answered_unix=time.time(), answer=said)
+        journal.write(withdrawn)
+        return withdrawn
+
+
+def running(state: Path) -> Address:
+    """Where the daemon is; raises AutotunerError when none is running."""
+    address = read_address(state)
+    if address is None:
+        raise AutotunerError(f"no daemon is running for {state}, so nothing can be changed; start one with: autotuner daemon")
+    return address
+
+
+def tell(arguments: argparse.Namespace, answered: RequestRecord) -> int:
+    """Print the answer; 1 when the request was refused."""
+    document = {"done": bool(answered.done), "answer": answered.answer, "run_id": answered.run_id, "kind": answered.kind}
+    show(arguments, document, answered.answer if answered.done else f"refused: {answered.answer.removeprefix('refused: ')}")
+    return OK if answered.done else FOUND_WRONG
