@@ -167,6 +167,8 @@ class Arm:
     """The daemon's; empty: no Autotuner, no guard."""
     values: dict[str, float] = field(default_factory=dict)
     """Knobs that the script sets for the whole run, whatever the scenario's start."""
+    coarse_until: float = 0.0
+    """Share of the budget in which the script's own plan stays at its lowest resolution."""
 
 
 STATICS: dict[str, Arm] = {
@@ -188,7 +190,7 @@ def hand() -> Arm:
     from autotuner_envs.schedules import HAND_TUNED
 
     chosen = {"sampling_steps": HAND_TUNED.sampling_steps, "pace": HAND_TUNED.pace, "lr_scale": HAND_TUNED.lr_scale}
-    return Arm(values={"micro_batch": 64.0, "resolution": 28.0, **chosen})
+    return Arm(values={"micro_batch": 64.0, "resolution": 28.0, **chosen}, coarse_until=HAND_TUNED.coarse_until)
 
 
 ARMS = ("learned", "rules", "forecast", "hold", "alone", "best_static", "hand")

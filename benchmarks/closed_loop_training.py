@@ -36,6 +36,8 @@ class Spec:
     seed: int
     start: dict[str, float]
     """Knob values of the first step."""
+    coarse_until: float
+    """Share of the budget at the lowest resolution, by the script's own plan."""
     sampling_ladder: list[int]
     state: str
     """State directory that the hook writes to; without a daemon nobody answers there."""
@@ -97,6 +99,9 @@ def train(spec: Spec) -> dict[str, Any]:
     fitted = presets.fitted(presets.find(spec.preset), dataset)
     config = replace(fitted, seconds=spec.seconds, seed=spec.seed, sampling_ladder=tuple(spec.sampling_ladder))
     config = replace(config, student_ladder=(), quality_every=NEVER)  # no arm distils: the metric is the teacher's loss
+    if spec.coarse_until:
+        coarse = {"form": "progressive", "share": spec.coarse_until, "rungs": config.resolutions[:1]}
+        config = replace(config, multires=coarse)
     config = started(config, spec.start)
     config, run = launch.attached(config, dataset, state_directory=Path(spec.state), keep_architecture=True)
     sleep = Sleep()

@@ -56,10 +56,8 @@ class Schedule:
         return HOLD
 
 
-HAND_TUNED = Schedule(distill_from=(0.70, 0.73))
-"""Full resolution, the largest micro-batch, cheap previews, and the last stage of distillation for the end of the budget."""
-PROGRESSIVE = Schedule(coarse_until=0.1)
-"""Progressive resizing: lowest resolution for a tenth of the budget; two stages of distillation at its end."""
+HAND_TUNED = Schedule(coarse_until=0.1, distill_from=(0.70, 0.73))
+"""A tenth of the budget at the lowest resolution, the largest micro-batch, cheap previews, the last student for the end."""
 
 PLANS: tuple[Schedule, ...] = tuple(
     Schedule(coarse, distill, pace, sampling_steps=4.0)

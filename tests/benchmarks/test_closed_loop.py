@@ -233,6 +233,7 @@ def test_an_arm_without_autotuner_has_no_policy_and_a_plan_sets_what_a_bad_start
     assert [name for name in ("alone", "hand") if arm(name).policy] == []
     assert start("small_micro_batch", arm("alone")) == {**START, "micro_batch": 8.0}
     assert start("small_micro_batch", arm("hand"))["micro_batch"] == START["micro_batch"]
+    assert [name for name in ARMS if name != "best_static" and arm(name).coarse_until] == ["hand"]
     assert arm("hold again") == arm("hold")
     with pytest.raises(ValueError, match="allowed: learned"):
         arm("magic")
