@@ -176,6 +176,7 @@ def _perform(job: Job, arm: Arm, unit_bytes: int, state: Path, children: Childre
         seconds=job.budget_seconds,
         seed=job.seed,
         start=start(job.kind, arm),
+        coarse_until=arm.coarse_until,
         sampling_ladder=list(KINDS[job.kind].sampling_ladder),
         state=str(state),
         injected=str(injected),
