@@ -91,7 +91,14 @@ class Acknowledgement:
     LAYOUT = struct.Struct("<QQdBBH16b")
 
 
-REFUSALS = {0: "", 1: "outside the ladder", 2: "shape budget spent", 3: "joint limit on pixels", 4: "knob is not tunable"}
+REFUSALS = {
+    0: "",
+    1: "outside the ladder",
+    2: "shape budget spent",
+    3: "joint limit on pixels",
+    4: "knob is not tunable",
+    5: "another rank does not follow",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ OUTSIDE_LADDER = _CODES["outside the ladder"]
 SHAPE_BUDGET_SPENT = _CODES["shape budget spent"]
 JOINT_LIMIT = _CODES["joint limit on pixels"]
 NOT_TUNABLE = _CODES["knob is not tunable"]
+RANK_MISSING = _CODES["another rank does not follow"]
 
 Values = Mapping[str, float]
 

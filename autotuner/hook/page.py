@@ -86,6 +86,12 @@ class PageReader:
             self.damaged += 1
         return newest
 
+    def revisions(self) -> list[Revision]:
+        """All that is intact and was announced: the newest revision, and the one before it."""
+        page = self._read()
+        announced = _number(page[_WORD_OFFSET : _WORD_OFFSET + _WORD.size], "little")
+        return [slot for slot in _slots(page) if slot is not None and slot.number <= announced]
+
     def heartbeat(self) -> Heartbeat | None:
         """The last heartbeat, or None when there was none or it is damaged."""
         return _unpack_heartbeat(self._read())

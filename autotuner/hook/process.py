@@ -1,4 +1,4 @@
-"""What identifies a process: when it started, and which rank of a distributed training it is."""
+"""What identifies a process: its number, and when it started."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 Raw = TypeVar("Raw")
-
-RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "LOCAL_RANK")
-"""Set by torchrun, accelerate, mlx.launch and Open MPI; the first one that is set counts."""
 
 _PROC_PIDTBSDINFO = 3
 _BSDINFO_BYTES = 136
@@ -36,15 +33,6 @@ def process_start(
         return _parsed(parse_stat, read_stat or _read_stat, pid)
     start = _parsed(parse_bsdinfo, pid_info or _pid_info, pid) if platform == "darwin" else None
     return start if start is not None else _parsed(parse_ps, run_ps or _run_ps, pid)
-
-
-def rank(environment: Mapping[str, str] = os.environ) -> int:
-    """The rank of this process in a distributed training; 0 when it is alone."""
-    for variable in RANK_VARIABLES:
-        if variable in environment:
-            text = environment[variable]
-            return int(text) if text.isdecimal() else 0
-    return 0
 
 
 def parse_stat(text: str) -> float:

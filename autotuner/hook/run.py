@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from threading import Lock
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 from zlib import crc32
 
-from autotuner.hook.bounds import Bounds
+from autotuner.hook.bounds import RANK_MISSING, Bounds
 from autotuner.hook.files import replace_text
 from autotuner.hook.life import OPEN, outcome
-from autotuner.hook.page import Heartbeat, PageReader, Revision
+from autotuner.hook.page import Heartbeat, Revision
 from autotuner.hook.proposal import Proposal
+from autotuner.hook.ranks import Asks
 from autotuner.hook.record import FRAME, SAMPLE_BODY, fitted
 from autotuner.hook.ring import RingWriter
 from autotuner.hook.shapes import ShapeLadder
@@ -55,8 +56,8 @@ class Run:
     """One training run as the script sees it; made by ``attach``. Without ring and page it does nothing, quietly."""
 
     __slots__ = (
-        "_asked", "_auto", "_bounds", "_declaration", "_dropped", "_due", "_looking", "_owed", "_page", "_positions",
-        "_proposal", "_revision", "_ring", "_seen", "_set_times", "_step", "directory", "knobs", "name",
+        "_asked", "_asks", "_auto", "_bounds", "_declaration", "_dropped", "_due", "_looking", "_owed", "_positions",
+        "_proposal", "_revision", "_ring", "_set_steps", "_set_times", "_step", "directory", "knobs", "name",
     )  # fmt: skip
 
     def __init__(
@@ -66,33 +67,32 @@ class Run:
         positions: tuple[int, ...] = (),
         *,
         ring: RingWriter | None = None,
-        page: PageReader | None = None,
-        directory: Path | None = None,
+        asks: Asks | None = None,
         declaration: Declaration | None = None,
         proposal: Proposal | None = None,
         auto: bool = True,
     ) -> None:
         self.name = name
-        self.directory = directory
-        """Where the files of this run are; hand it to the other ranks as AUTOTUNER_RUN_DIR. None when the hook is off."""
+        self.directory = asks.directory if asks is not None else None
+        """Where the files of this run are. None when the hook is off, or a rank has not found rank 0 yet."""
         self.knobs = Knobs(bounds.values(positions))
         """The values in force. They change only in ``poll``, in ``report`` (unless ``auto=False``) and in ``set``."""
         self._bounds = bounds
         self._positions = positions
         self._ring = ring
-        self._page = page
+        self._asks = asks
         self._due = 0.0
         self._declaration = declaration
         self._proposal = proposal
         self._auto = auto
         self._asked: Revision | None = None
-        self._seen = 0
         self._revision = 0
         self._step = 0
         self._owed = False
         self._dropped = False
         self._looking = Lock()
         self._set_times: dict[str, float] = {}
+        self._set_steps: dict[str, float] = {}
         bounds.use(positions, 0)
         if ring is not None:
             OPEN.add(self)
@@ -253,7 +253,9 @@ class Run:
 
     def _exchange(self, now: float) -> None:
         """Records into the ring, knobs out of the page."""
-        self._due = max(self._due, now - CREDIT_SECONDS) + EXCHANGE_SECONDS
+        asks = self._asks
+        if asks is None or not asks.agreed:  # several ranks look at every report: they must not miss the step
+            self._due = max(self._due, now - CREDIT_SECONDS) + EXCHANGE_SECONDS
         self._flush()
         if self._auto:
             self._look()
@@ -264,23 +266,21 @@ class Run:
             ring.flush()
 
     def _look(self) -> ChangeSet | None:
-        page = self._page
-        if page is None or (page.announced() == self._seen and self._asked is None):
-            return None
-        if not self._looking.acquire(blocking=False):
-            return None  # another thread is at it
+        asks = self._asks
+        if asks is None or not self._looking.acquire(blocking=False):
+            return None  # off, or another thread is at it
         try:
-            revision = page.revision()
-            if revision is not None and revision.number > self._seen:  # else damaged or half-written: the next poll looks again
-                self._seen, self._asked = revision.number, revision
-            return self._accept(self._asked) if self._asked is not None else None
+            self._asked = asks.news(self._step, self._asked_in_time) or self._asked
+            if self.directory is None and self._asks is asks:
+                self.directory = asks.directory  # a rank may find it late
+            return self._accept(self._asked, asks) if self._asked is not None else None
         finally:
             self._looking.release()
 
-    def _accept(self, revision: Revision) -> ChangeSet | None:
+    def _accept(self, revision: Revision, asks: Asks) -> ChangeSet | None:
         """Answer what is asked for, now or, when the shape in force is too young, at a later poll."""
-        positions = self._with_own_settings(revision)
-        code = self._bounds.refusal(positions, self._positions)
+        positions = self._keeping_own(revision, self._set_steps) if asks.agreed else self._asked_in_time(revision)
+        code = self._bounds.refusal(positions, self._positions) or (RANK_MISSING if asks.missing else 0)
         if not code and self._bounds.must_wait(positions, self._step):
             return None
         self._asked = None
@@ -294,13 +294,16 @@ class Run:
         new = self._bounds.values(positions)
         return ChangeSet(revision.number, {name: (old[name], new[name]) for name in new if new[name] != old[name]})
 
-    def _with_own_settings(self, revision: Revision) -> tuple[int, ...]:
+    def _asked_in_time(self, revision: Revision) -> tuple[int, ...]:
+        """The positions that the daemon asks for, but those of knobs that the script has set since, or just before."""
+        return self._keeping_own(revision, {name: at + SETTLE_SECONDS for name, at in self._set_times.items()})
+
+    def _keeping_own(self, revision: Revision, until: Mapping[str, float]) -> tuple[int, ...]:
         names = [knob.name for knob in self._bounds.knobs]
-        if not self._set_times or len(revision.positions) != len(names):
+        if not until or len(revision.positions) != len(names):
             return revision.positions
-        known = {name: revision.time > at + SETTLE_SECONDS for name, at in self._set_times.items()}
         rows = zip(names, revision.positions, self._positions, strict=True)
-        return tuple(asked if known.get(name, True) else own for name, asked, own in rows)
+        return tuple(own if revision.time <= until.get(name, -math.inf) else asked for name, asked, own in rows)
 
     def _apply(self, positions: tuple[int, ...]) -> None:
         self._positions = positions
@@ -323,7 +326,7 @@ class Run:
             return
         self.acknowledge(self._step)
         self._apply(positions)
-        self._set_times[name] = monotonic()
+        self._set_times[name], self._set_steps[name] = monotonic(), self._step
         self._acknowledge(self._revision, self._step)
 
     def _acknowledge(self, revision: int, step: int, code: int = 0) -> None:
@@ -333,7 +336,7 @@ class Run:
 
     def _heartbeat(self) -> Heartbeat | None:
         try:
-            return self._page.heartbeat() if self._page is not None else None
+            return self._asks.heartbeat() if self._asks is not None else None
         except Exception as error:
             self._fail("heartbeat", error)
             return None
@@ -344,14 +347,14 @@ class Run:
             warn(f"{what} is left out: {error} (said once)")
 
     def _fail(self, where: str, error: Exception) -> None:
-        was_on = self.directory is not None
+        was_on = self._asks is not None
         self.silence()
         if was_on:
             warn(f"{where} failed and the hook is off; training goes on: {type(error).__name__}: {error}")
 
     def silence(self) -> None:
         """Turn into a run that does nothing; the knobs keep their values."""
-        self._ring = self._page = self.directory = None
+        self._ring = self._asks = self.directory = None
         OPEN.discard(self)
 
 

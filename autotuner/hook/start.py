@@ -14,9 +14,11 @@ from autotuner.errors import AutotunerError, DeclarationError
 from autotuner.hook.attach import Offer
 from autotuner.hook.bounds import Bounds
 from autotuner.hook.files import make_run_directory, replace_text
+from autotuner.hook.launch import Launch, launch
 from autotuner.hook.page import PageReader, create_page
-from autotuner.hook.process import process_start, rank
+from autotuner.hook.process import process_start
 from autotuner.hook.proposal import proposal_path, read_proposal
+from autotuner.hook.ranks import Alone, Asks, Follower, Leader, find_launch, tell_launch
 from autotuner.hook.ring import RingWriter
 from autotuner.hook.run import Run, inert
 from autotuner.hook.settings import checked_settings
@@ -26,7 +28,7 @@ from autotuner.knobs import KnobDeclaration, declare
 from autotuner.messages import Declaration
 
 RUN_DIRECTORY_VARIABLE = "AUTOTUNER_RUN_DIR"
-"""Set for ranks above 0, it names the run whose knobs they follow."""
+"""Where ranks above 0 find the run of rank 0, for launchers that leave no mark of their own in the environment."""
 
 
 def start(
@@ -85,20 +87,22 @@ def _plain(value: Any) -> Any:
 def _open(name: str, bounds: Bounds, checked: dict[str, Any], state_dir: str | os.PathLike[str] | None, auto: bool) -> Run:
     positions = tuple(knob.start for knob in bounds.knobs)
     state = Path(state_dir).expanduser() if state_dir is not None else state_directory()
-    place = os.environ.get(RUN_DIRECTORY_VARIABLE)
-    number = rank()
+    place = os.environ.get(RUN_DIRECTORY_VARIABLE, "")
+    who = launch()
     try:
-        if number == 0:
-            return _lead(name, bounds, positions, checked, state, auto)
-        if place:
-            return _follow(name, bounds, positions, Path(place), auto)
+        if who.rank == 0:
+            return _lead(name, bounds, positions, checked, state, who, auto)
+        if bounds.knobs and (place or who.key):
+            return _follow(name, bounds, positions, state, who, place, auto)
     except (OSError, AutotunerError) as error:
-        where = state if number == 0 else f"{RUN_DIRECTORY_VARIABLE}={place}"
+        where = f"{RUN_DIRECTORY_VARIABLE}={place}" if who.rank and place else state
         warn(f"{where} cannot be used, the hook is off and training goes on: {error}")
     return Run(name, bounds, positions, auto=auto)
 
 
-def _lead(name: str, bounds: Bounds, positions: tuple[int, ...], checked: dict[str, Any], state: Path, auto: bool) -> Run:
+def _lead(
+    name: str, bounds: Bounds, positions: tuple[int, ...], checked: dict[str, Any], state: Path, who: Launch, auto: bool
+) -> Run:
     """The run that reports. Its ``run.json`` appears last, so that the daemon never finds half a run."""
     created = time.time()
     proposal = read_proposal(proposal_path(state, name), checked["search_space"])
@@ -108,29 +112,32 @@ def _lead(name: str, bounds: Bounds, positions: tuple[int, ...], checked: dict[s
         ring = RingWriter(directory / "telemetry.ring")
         create_page(directory / "knobs.page", positions, time.monotonic())
         page = PageReader(directory / "knobs.page")
+        asks: Asks = Alone(directory, page) if who.alone else Leader(directory, page, positions, who.size)
         replace_text(directory / "run.json", declaration.to_json())
+        if not who.alone:
+            tell_launch(state, name, who, directory)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-    return Run(
-        name,
-        bounds,
-        positions,
-        ring=ring,
-        page=page,
-        directory=directory,
-        declaration=declaration,
-        proposal=proposal,
-        auto=auto,
-    )
+    return Run(name, bounds, positions, ring=ring, asks=asks, declaration=declaration, proposal=proposal, auto=auto)
 
 
-def _follow(name: str, bounds: Bounds, positions: tuple[int, ...], directory: Path, auto: bool) -> Run:
+def _follow(name: str, bounds: Bounds, positions: tuple[int, ...], state: Path, who: Launch, place: str, auto: bool) -> Run:
     """A run of another rank: it follows the knobs of rank 0 and reports nothing."""
-    leader = Declaration.from_json((directory / "run.json").read_text(encoding="utf-8"))
-    if leader.knobs != bounds.knobs:
-        raise DeclarationError(f"rank 0 declared {leader.knobs}, this rank {bounds.knobs}; both must offer the same knobs")
-    return Run(name, bounds, positions, page=PageReader(directory / "knobs.page"), directory=directory, auto=auto)
+
+    def find() -> Path | None:
+        directory = Path(place) if place else find_launch(state, name, who)
+        if directory is not None:
+            leader = Declaration.from_json((directory / "run.json").read_text(encoding="utf-8"))
+            if leader.knobs != bounds.knobs:
+                raise DeclarationError(
+                    f"rank 0 declared {leader.knobs}, this rank {bounds.knobs}; both must offer the same knobs"
+                )
+        return directory
+
+    follower = Follower(who.rank, find)
+    follower.join()
+    return Run(name, bounds, positions, asks=follower, auto=auto)
 
 
 def _declaration(

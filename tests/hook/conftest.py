@@ -10,9 +10,9 @@ from time import monotonic
 import pytest
 
 from autotuner.hook import Run, attach, knob
+from autotuner.hook.launch import HOST_FILES, RANK_VARIABLES
 from autotuner.hook.life import OPEN
 from autotuner.hook.page import PageWriter
-from autotuner.hook.process import RANK_VARIABLES
 from autotuner.hook.ring import RingReader
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    for variable in (*RANK_VARIABLES, "AUTOTUNER_RUN_DIR"):
+    for variable in (*RANK_VARIABLES, *RANK_VARIABLES.values(), *HOST_FILES, "AUTOTUNER_RUN_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AUTOTUNER_STATE_DIR", str(tmp_path / "state"))
     yield

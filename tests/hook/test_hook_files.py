@@ -56,7 +56,7 @@ def test_a_file_is_not_closed_while_somebody_uses_it(tmp_path):
 def test_a_script_that_closes_every_small_number_gets_none_of_ours_for_its_next_file(start, attached, tmp_path):
     run = start()
     daemon = attached(run)
-    own = run._ring._file.number, run._page._file.number
+    own = run._ring._file.number, run._asks._page._file.number
     with (tmp_path / "checkpoint").open("wb") as checkpoint:
         assert checkpoint.fileno() < min(own)
         run.report(1, 0.5)
@@ -66,7 +66,7 @@ def test_a_script_that_closes_every_small_number_gets_none_of_ours_for_its_next_
 
 def test_a_script_that_closes_even_ours_is_warned_once_and_its_next_file_stays_its_own(start, tmp_path):
     run = start()
-    for file in (run._ring._file, run._page._file):
+    for file in (run._ring._file, run._asks._page._file):
         os.close(file.number)
     with (tmp_path / "checkpoint").open("wb"):
         with pytest.warns(AutotunerWarning, match="Bad file descriptor"):
@@ -86,7 +86,7 @@ def test_a_process_with_few_descriptors_keeps_the_small_number(tmp_path, monkeyp
 
 def test_both_files_are_closed_by_exec():
     with attach("exec") as run:
-        flags = [fcntl.fcntl(file.number, fcntl.F_GETFD) for file in (run._ring._file, run._page._file)]
+        flags = [fcntl.fcntl(file.number, fcntl.F_GETFD) for file in (run._ring._file, run._asks._page._file)]
     assert flags == [fcntl.FD_CLOEXEC] * 2
 
 

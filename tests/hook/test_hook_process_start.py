@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from autotuner.hook.process import process_start, rank
+from autotuner.hook.process import process_start
 
 STAT = (
     "4242 (python (odd) name) {state} 1 4242 4242 0 -1 4194560 1508 0 0 0 3 1 0 0 20 0 1 0 {start} 15929344 2304 "
@@ -76,19 +76,3 @@ def test_a_child_that_has_ended_and_was_waited_for_has_none():
     child = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
     child.wait()
     assert process_start(child.pid) is None
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, 0),
-        ({"RANK": "3"}, 3),
-        ({"RANK": "0", "LOCAL_RANK": "1"}, 0),
-        ({"OMPI_COMM_WORLD_RANK": "2", "LOCAL_RANK": "0"}, 2),
-        ({"LOCAL_RANK": "1"}, 1),
-        ({"RANK": ""}, 0),
-        ({"RANK": "first"}, 0),
-    ],
-)
-def test_the_first_rank_that_is_set_counts(environment, expected):
-    assert rank(environment) == expected

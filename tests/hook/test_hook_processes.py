@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from autotuner.hook import AutotunerWarning, attach, knob
-from autotuner.hook.page import PageWriter
 from autotuner.hook.ring import RingReader
 from autotuner.messages import OUTCOMES, Declaration, Goodbye, Sample
 
@@ -164,52 +162,3 @@ def test_a_file_size_limit_turns_the_hook_off_and_training_goes_on(python, state
     assert err.count("AutotunerWarning") == 1
     assert "training goes on" in err
     assert list((state / "runs").iterdir()) == []
-
-
-@pytest.fixture
-def leader():
-    return attach("leader", knobs={"micro_batch": knob(64, [8, 16, 32, 64])}, budget_seconds=60)
-
-
-@pytest.fixture
-def follow(monkeypatch):
-    def make(directory=None, **knobs):
-        monkeypatch.setenv("RANK", "1")
-        if directory is not None:
-            monkeypatch.setenv("AUTOTUNER_RUN_DIR", str(directory))
-        return attach("leader", knobs=knobs or {"micro_batch": knob(64, [8, 16, 32, 64])})
-
-    return make
-
-
-def test_another_rank_follows_the_knobs_and_reports_nothing(leader, follow, state):
-    follower = follow(leader.directory)
-    page = PageWriter(leader.directory / "knobs.page")
-    page.write((1,), 0.0)
-    page.close()
-    follower.report(1, 0.5)
-    follower.report(2, 0.5)
-    assert follower.knobs.micro_batch == 16
-    follower.evaluation(2, 0.5)
-    follower.close()
-    assert records(leader.directory) == []
-    assert len(list((state / "runs").iterdir())) == 1
-
-
-def test_another_rank_without_a_directory_is_inert(follow, state):
-    run = follow()
-    run.report(1, 0.5)
-    assert (run.directory, run.knobs.micro_batch) == (None, 64)
-    assert not state.exists()
-
-
-def test_another_rank_with_other_knobs_is_told_and_inert(leader, follow):
-    with pytest.warns(AutotunerWarning, match="both must offer the same knobs"):
-        run = follow(leader.directory, pace=knob(1.0, [0.5, 1.0]))
-    assert (run.directory, run.knobs.pace) == (None, 1.0)
-
-
-def test_another_rank_with_a_wrong_directory_is_told_and_inert(follow, tmp_path):
-    with pytest.warns(AutotunerWarning, match=r"AUTOTUNER_RUN_DIR=.*nowhere"):
-        run = follow(tmp_path / "nowhere")
-    assert (run.directory, run.knobs.micro_batch) == (None, 64)
