@@ -1,0 +1,114 @@
+"""``autotuner top``: machine, runs, knobs and the last decisions, live on a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from autotuner.cli import OK
+from autotuner.cli.frame import frame, painted
+from autotuner.cli.output import add_json, show
+from autotuner.cli.settings import add_state_directory, configuration
+from autotuner.cli.status import ask
+from autotuner.daemon.address import read_address
+from autotuner.errors import AutotunerError
+from autotuner.journal import Reader, journal_path
+from autotuner.journal.records import ChangeRecord, DecisionRecord, RunRecord
+
+EVENTS = 12
+"""Changes and refusals that are looked up of each live run."""
+SECONDS = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("--once", action="store_true", help="print one view and stop, as when the output is no terminal")
+    parser.add_argument(
+        "--seconds", type=_seconds, default=SECONDS, metavar="S", help="between two looks (default: %(default)g)"
+    )
+    add_json(parser, "print one view as a JSON document and stop")
+    add_state_directory(parser)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 3600 seconds")
+    return seconds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the view until q or Ctrl-C, or once."""
+    state = configuration(arguments).state_directory
+    if arguments.json:
+        show(arguments, view(state), "")
+    elif arguments.once or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        columns = shutil.get_terminal_size().columns
+        print("\n".join(painted(line, columns, coloured()) for line in frame(view(state), columns)))
+    else:
+        from autotuner.cli.screen import Screen
+
+        with Screen(coloured()) as screen:
+            while screen.shown(lambda columns, rows: frame(view(state), columns, rows), arguments.seconds):
+                pass
+    return OK
+
+
+def coloured() -> bool:
+    """Whether colours are wanted: on a terminal, and unless NO_COLOR says otherwise (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def view(state: Path) -> dict[str, Any]:
+    """All that one look shows: the daemon's document or why there is none, and the journal's last events and advice."""
+    address = read_address(state)
+    document = ask(address) if address else None
+    why = (
+        ""
+        if document
+        else f"the daemon (pid {address.pid}) does not answer"
+        if address
+        else f"no daemon is running for {state}"
+    )
+    found: dict[str, Any] = {"unix_time": time.time(), "why": why, "daemon": document, "labels": {}, "events": [], "advice": []}
+    try:
+        with Reader(journal_path(state)) as journal:
+            live = journal.runs(live=True)
+            found["events"] = sorted(
+                (event for run in live for event in _events(journal, run.run_id)), key=lambda e: e["time_unix"]
+            )
+            found["labels"] = _labels(live)
+            found["advice"] = [vars(advice) for advice in journal.advice()]
+    except AutotunerError as error:
+        if document:
+            found["why"] = str(error)
+    return found
+
+
+def _labels(live: list[RunRecord]) -> dict[str, str]:
+    """What to call each run: its name, unless another live run has it too."""
+    names = [run.name for run in live]
+    return {run.run_id: run.name if names.count(run.name) == 1 else run.run_id for run in live}
+
+
+def _events(journal: Reader, run_id: str) -> list[dict[str, Any]]:
+    changes = journal.changes(run_id, EVENTS)
+    told = {change.intended_unix for change in changes}
+    decisions = [d for d in journal.decisions(run_id, EVENTS, changed_only=True) if d.time_unix not in told]
+    return [*map(_change, changes), *map(_decision, decisions)]
+
+
+def _change(change: ChangeRecord) -> dict[str, Any]:
+    words = {"run_id": change.run_id, "what": change.what, "state": change.state, "why": change.why, "by": change.policy}
+    return {"time_unix": change.intended_unix, **words}
+
+
+def _decision(decision: DecisionRecord) -> dict[str, Any]:
+    state = "refused" if decision.vetoed else f"not made: {decision.mode}"
+    words = {"run_id": decision.run_id, "what": decision.what, "state": state, "why": decision.why, "by": decision.policy}
+    return {"time_unix": decision.time_unix, **words}
