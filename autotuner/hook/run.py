@@ -14,7 +14,7 @@ from zlib import crc32
 
 from autotuner.hook.bounds import RANK_MISSING, Bounds
 from autotuner.hook.files import replace_text
-from autotuner.hook.life import OPEN, outcome
+from autotuner.hook.life import OPEN, opened, outcome
 from autotuner.hook.page import Heartbeat, Revision
 from autotuner.hook.proposal import Proposal
 from autotuner.hook.ranks import Asks
@@ -95,7 +95,7 @@ class Run:
         self._set_steps: dict[str, float] = {}
         bounds.use(positions, 0)
         if ring is not None:
-            OPEN.add(self)
+            opened(self)
 
     def report(
         self,
@@ -355,7 +355,7 @@ class Run:
     def silence(self) -> None:
         """Turn into a run that does nothing; the knobs keep their values."""
         self._ring = self._asks = self.directory = None
-        OPEN.discard(self)
+        OPEN.pop(self, None)
 
 
 def inert(name: str, values: Mapping[str, float]) -> Run:

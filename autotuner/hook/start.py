@@ -15,6 +15,7 @@ from autotuner.hook.attach import Offer
 from autotuner.hook.bounds import Bounds
 from autotuner.hook.files import make_run_directory, replace_text
 from autotuner.hook.launch import Launch, launch
+from autotuner.hook.life import end_earlier
 from autotuner.hook.page import PageReader, create_page
 from autotuner.hook.process import process_start
 from autotuner.hook.proposal import proposal_path, read_proposal
@@ -104,6 +105,7 @@ def _lead(
     name: str, bounds: Bounds, positions: tuple[int, ...], checked: dict[str, Any], state: Path, who: Launch, auto: bool
 ) -> Run:
     """The run that reports. Its ``run.json`` appears last, so that the daemon never finds half a run."""
+    end_earlier(name)
     created = time.time()
     proposal = read_proposal(proposal_path(state, name), checked["search_space"])
     directory = make_run_directory(state, name, created)

@@ -57,6 +57,10 @@ STALLED_SOON = """
 from autotuner.daemon import runs
 runs.STALLED_SECONDS = 0.3
 """
+OF_ANOTHER_VERSION = """
+from autotuner import messages
+messages.PROTOCOL_VERSION = 99
+"""
 CLOCK_THAT_JUMPS = """
 import pathlib, time
 real_time = time.time
@@ -115,6 +119,15 @@ class Scene:
         (change, *_) = wait_for(answered, "an acknowledged change")
         self.pressure(0)
         assert (change.knob, change.to_value < change.from_value) == ("micro_batch", True)
+
+    def log(self):
+        path = self.stage.state / "logs" / "daemon.log"
+        return path.read_text() if path.exists() else ""
+
+    def nothing_was_lost(self):
+        """No record that the training wrote escaped the daemons; the journal and the status count the same."""
+        assert next(run["lost_records"] for run in self.status()["runs"] if run["run_id"] == self.run_id) == 0
+        assert self.stage.run(self.run_id).lost_records == 0
 
     def trained_on(self, steps=30):
         """Wait for this many more samples."""
@@ -194,6 +207,48 @@ def test_rubbish_written_into_the_ring_is_counted_and_the_next_records_are_read(
     scene.guided()
     assert daemon.poll() is None
     assert scene.problems() == []
+    scene.finish()
+
+
+def test_a_daemon_that_hangs_freezes_the_knobs_and_goes_on_where_it_was(scene):
+    daemon = scene.daemon()
+    scene.guided()
+    daemon.send_signal(signal.SIGSTOP)
+    frozen = scene.page.revision()
+    scene.trained_on(200)
+    assert scene.page.revision() == frozen
+    daemon.send_signal(signal.SIGCONT)
+    scene.guided()
+    scene.nothing_was_lost()
+    assert daemon.poll() is None
+    scene.finish()
+
+
+def test_a_daemon_that_comes_late_or_again_reads_all_that_was_written_without_it(scene):
+    scene.trained_on(100)
+    daemon = scene.daemon()
+    scene.guided()
+    for _ in range(2):
+        daemon.kill()
+        daemon.wait()
+        scene.trained_on(100)
+        daemon = scene.daemon()
+        scene.guided()
+    scene.nothing_was_lost()
+    assert daemon.poll() is None
+    scene.finish()
+
+
+def test_a_daemon_of_another_version_leaves_the_run_alone_and_the_next_one_guides_it(scene):
+    daemon = scene.daemon(OF_ANOTHER_VERSION)
+    wait_for(lambda: "version" in scene.log() and scene.run_id in scene.log(), "the refusal in the log")
+    before = scene.page.revision()
+    scene.trained_on(100)
+    assert (scene.page.revision(), scene.page.heartbeat()) == (before, None)
+    daemon = restart(daemon, scene)
+    scene.guided()
+    scene.nothing_was_lost()
+    assert daemon.poll() is None
     scene.finish()
 
 

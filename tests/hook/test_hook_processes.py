@@ -162,3 +162,60 @@ def test_a_file_size_limit_turns_the_hook_off_and_training_goes_on(python, state
     assert err.count("AutotunerWarning") == 1
     assert "training goes on" in err
     assert list((state / "runs").iterdir()) == []
+
+
+def test_an_interrupt_from_the_keyboard_in_the_middle_of_a_report_ends_the_run_as_interrupted(python):
+    process = python(ATTACH + "step = 0\nwhile True:\n    step += 1\n    run.report(step, 1 / step, images=step)")
+    directory = process.stdout.readline().strip()
+    reader = RingReader(Path(directory) / "telemetry.ring")
+    while reader.sequence < 3000:
+        reader.read()
+    reader.close()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors
+    assert "AutotunerWarning" not in errors
+    found = records(directory)
+    assert outcomes(directory) == ["interrupted"]
+    assert all(record.images == record.step for record in found if isinstance(record, Sample))
+
+
+CELL = """
+run = attach("notebook", knobs={"micro_batch": knob(64, [8, 64])}); print(run.directory, flush=True)
+
+for step in range(1, 4):
+    run.report(step, 0.5)
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("between", "ended"),
+    [
+        ("", "finished"),
+        ("raise ValueError('diverged')\n", "failed"),
+        ("raise KeyboardInterrupt\n", "interrupted"),
+        ("run.close('finished'); raise ValueError('a later cell')\n", "finished"),
+    ],
+)
+def test_a_cell_that_is_run_again_ends_its_earlier_run(python, between, ended):
+    session = "raise ValueError('an earlier cell')\nfrom autotuner.hook import attach, knob\n" + CELL + between + CELL
+    process = python("", "-i", "-q")
+    out, _ = process.communicate(session + "exit()\n", timeout=60)
+    first, second = out.split()
+    assert outcomes(first) == [ended]
+    assert [record.step for record in records(first) if isinstance(record, Sample)] == [1, 2, 3]
+    assert [record.step for record in records(second) if isinstance(record, Sample)] == [1, 2, 3]
+
+
+def test_a_script_may_have_several_runs_of_one_name(python):
+    code = """
+other = attach("child")
+for step in range(1, 4):
+    run.report(step, 0.5)
+    other.report(10 * step, 0.5)
+print(other.directory)
+"""
+    (first, second), _ = finish(python(ATTACH + code))
+    assert [record.step for record in records(first) if isinstance(record, Sample)] == [1, 2, 3]
+    assert [record.step for record in records(second) if isinstance(record, Sample)] == [10, 20, 30]
