@@ -1,51 +1,82 @@
-"""``autotuner explain RUN``: each change of a run in one block: what, why, by whom, and what it did."""
+"""``autotuner explain RUN``: each decision of a run: what was seen, what others would have done, and what came of it."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
+from typing import Any
 
 from autotuner.cli import OK
-from autotuner.cli.settings import add_state_directory, configuration
-from autotuner.cli.text import clock, day, duration, number, size
+from autotuner.cli.output import add_json, show
+from autotuner.cli.settings import RUN_HELP, add_state_directory, configuration
+from autotuner.cli.status import HEATS, PRESSURES, word
+from autotuner.cli.text import clock, day, duration, number, percent, size
 from autotuner.controller.actions import ACTIONS
+from autotuner.errors import AutotunerError
 from autotuner.journal import ChangeRecord, DecisionRecord, PinRecord, Reader, RunRecord, journal_path
 from autotuner.knobs import find
 
 DEFAULT_LAST = 20
+ASKED = ("hold", "rules", "forecast", "learned")
+"""Policies whose wishes stand beside what was decided."""
 _INDENT = " " * 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("RUN", help="a run's id, the beginning of it, or its name (the newest run of that name)")
+    parser.add_argument("RUN", help=RUN_HELP)
     parser.add_argument(
         "--last", type=int, default=DEFAULT_LAST, metavar="N", help="how many changes and refusals (default: %(default)s)"
     )
     parser.add_argument("--all", action="store_true", help="decisions that held everything, too")
-    parser.add_argument("--json", action="store_true", help="rows of the journal as JSON")
+    parser.add_argument("--short", action="store_true", help="without what was seen and what other policies would have done")
+    add_json(parser, "rows of the journal as JSON")
     add_state_directory(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the explanation."""
-    with Reader(journal_path(configuration(arguments).state_directory)) as journal:
+    state = configuration(arguments).state_directory
+    with Reader(journal_path(state)) as journal:
         found = journal.find_run(arguments.RUN)
         changes = journal.changes(found.run_id, arguments.last)
         decisions = journal.decisions(found.run_id, arguments.last, changed_only=not arguments.all)
         pins = journal.pins(found.run_id)
-    if arguments.json:
-        rows = {"run_id": found.run_id, "changes": [vars(c) for c in changes], "decisions": [vars(d) for d in decisions]}
-        print(json.dumps(rows, indent=1))
-        return OK
-    print("\n".join(_lines(found, changes, decisions, pins, arguments.last)))
+        context = {} if arguments.short else _context(journal, found, decisions, state / "runs" / found.run_id)
+    rows = [vars(d) | context.get(d.time_unix, {}) for d in decisions]
+    document = {
+        "run_id": found.run_id, "mode": found.mode, "mode_why": found.mode_why, "pins": [vars(pin) for pin in pins],
+        "changes": [vars(change) for change in changes], "decisions": rows,
+    }  # fmt: skip
+    words = "" if arguments.json else "\n".join(_lines(found, changes, decisions, pins, context, arguments.last))
+    show(arguments, document, words)
     return OK
 
 
+def _context(journal: Reader, found: RunRecord, decisions: list[DecisionRecord], directory: Any) -> dict[float, dict[str, Any]]:
+    """What was seen, and what each policy would have wished, by the decision's time."""
+    from autotuner.daemon.policies import resolve_policy, shipped_artefacts
+    from autotuner.replay.hindsight import seen, wishes
+    from autotuner.replay.past import read_past
+
+    context: dict[float, dict[str, Any]] = {}
+    for time, facts in seen(journal, found.run_id, decisions).items():
+        context[time] = {"seen": vars(facts)}
+    try:
+        resolved = [resolve_policy(name, shipped_artefacts()) for name in ASKED]
+        policies = {one.policy.name: one.policy for one in resolved if not one.problem}
+        past = read_past(journal, found, directory)
+        for time, wished in wishes(past, journal.decisions(found.run_id), context.keys(), list(policies.values())):
+            context[time]["wishes"] = wished
+    except AutotunerError:
+        pass  # a declaration or an artefact of another version: what was decided is told all the same
+    return context
+
+
 def _lines(
-    found: RunRecord, changes: list[ChangeRecord], decisions: list[DecisionRecord], pins: list[PinRecord], last: int
-) -> Iterator[str]:
+    found: RunRecord, changes: list[ChangeRecord], decisions: list[DecisionRecord], pins: list[PinRecord],
+    context: dict[float, dict[str, Any]], last: int,
+) -> Iterator[str]:  # fmt: skip
     state = found.outcome or "live"
     yield f"{found.run_id}: {state}, started {day(found.created_unix)}, mode {found.mode}, policy {found.policy}"
     if found.mode_why:
@@ -58,20 +89,56 @@ def _lines(
     for pin in pins:
         yield f"pinned by {pin.origin}: {pin.knob}" + (f" at {pin.value:g}" if pin.value is not None else "")
     # A decision that became a change of the same moment is told by the change.
+    made = {decision.time_unix: decision for decision in decisions}
     told = {change.intended_unix for change in changes}
-    events = [(change.intended_unix, _change(change)) for change in changes]
-    events += [(d.time_unix, _decision(d)) for d in decisions if d.time_unix not in told]
+    events = [
+        (
+            change.intended_unix,
+            [*_change(change), *_around(made.get(change.intended_unix), context), *_fate(change), *_effect(change)],
+        )
+        for change in changes
+    ]
+    events += [(d.time_unix, [*_decision(d), *_around(d, context)]) for d in decisions if d.time_unix not in told]
     if not events:
         yield "nothing was changed or refused so far"
     for time, block in sorted(events, key=lambda event: event[0])[-last:]:
         yield f"\n{clock(time)}  " + f"\n{_INDENT}".join(block)
 
 
-def _change(change: ChangeRecord) -> list[str]:
-    block = [f"{change.what}  [{change.state}]", f"why: {change.why} ({change.policy}: {change.reason})"]
+def _change(change: ChangeRecord) -> Iterator[str]:
+    yield f"{change.what}  [{change.state}]"
+    yield f"why: {change.why} ({change.policy}: {change.reason})"
     if change.predicted_bytes is not None:
-        block.append(f"predicted memory: {size(change.predicted_bytes)}")
-    return [*block, *_fate(change), *_effect(change)]
+        yield f"predicted memory: {size(change.predicted_bytes)}"
+
+
+def _around(decision: DecisionRecord | None, context: dict[float, dict[str, Any]]) -> Iterator[str]:
+    """What was seen, what the guard made of the wish, and what each policy would have wished."""
+    if decision is None:
+        return
+    around = context.get(decision.time_unix, {})
+    if facts := around.get("seen"):
+        yield f"seen: {_facts(facts)}"
+    if decision.policy == "guard":
+        yield "guard: acted by itself, no policy was asked"
+    elif decision.changed and decision.policy != "you":
+        yield "guard: let it pass"
+    if wished := around.get("wishes"):
+        yield "policies would wish: " + ", ".join(f"{name}: {wish}" for name, wish in wished.items())
+
+
+def _facts(seen: dict[str, Any]) -> str:
+    told = {
+        "step": None if seen["step"] is None else str(seen["step"]),
+        "loss": None if seen["loss"] is None else number(seen["loss"]),
+        "images/s": None if seen["images_per_second"] is None else number(seen["images_per_second"]),
+        "memory": None if seen["peak_bytes"] is None else size(seen["peak_bytes"]),
+        "available": None if seen["available_bytes"] is None else size(seen["available_bytes"]),
+        "pressure": None if seen["memory_pressure"] is None else word(PRESSURES, seen["memory_pressure"]),
+        "heat": None if seen["thermal_level"] is None else word(HEATS, seen["thermal_level"]),
+        "budget used": None if seen["budget_used"] is None else percent(seen["budget_used"]),
+    }
+    return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None) or "nothing is recorded"
 
 
 def _fate(change: ChangeRecord) -> Iterator[str]:
@@ -98,7 +165,8 @@ def _effect(change: ChangeRecord) -> Iterator[str]:
 def _decision(decision: DecisionRecord) -> list[str]:
     if decision.vetoed:
         wish = ACTIONS[decision.action].name if 0 <= decision.action < len(ACTIONS) else f"action {decision.action}"
-        return [f"hold; {decision.policy} wished {wish}", f"why: {decision.why}"]
+        wished = f"{decision.policy} wished {wish}" if decision.policy != "you" else "you asked for a change"
+        return [f"hold; {wished}", f"why: {decision.why}"]
     if decision.changed:
         return [
             f"{decision.what}  [not made: mode {decision.mode}]",

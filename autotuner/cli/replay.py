@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autotuner.cli import FOUND_WRONG, OK
+from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.text import clock, number, percent, table
 
 if TYPE_CHECKING:
     from autotuner.replay.episode import Episode
     from autotuner.replay.past import Past
+    from autotuner.replay.shadow import Compared
 
 DIFFERENCES_SHOWN = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("RUN", nargs="?", help="a finished run by id, beginning of an id, or name (default: all of them)")
+    what = "a finished run by id, beginning of an id, or name (default: all of them); or the file of a journal"
+    parser.add_argument("RUN", nargs="?", metavar="RUN|JOURNAL", help=what)
     parser.add_argument("--policy", metavar="NAME", help="ask this policy at each decision again: a name or an artefact")
     parser.add_argument("--journal", type=Path, metavar="PATH", help="a journal elsewhere; runs/ beside it is looked at too")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the episodes here: .npz or .json")
+    add_json(parser, "print one JSON document: each run, and with --policy each decision of both")
     add_state_directory(parser)
 
 
@@ -37,10 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output:
         check_suffix(arguments.output)
-    path = arguments.journal or journal_path(configuration(arguments).state_directory)
+    path, name = _journal_and_run(arguments) or (journal_path(configuration(arguments).state_directory), arguments.RUN)
     found: list[tuple[Past, Episode]] = []
     with Reader(path) as journal:
-        for chosen in [journal.find_run(arguments.RUN)] if arguments.RUN else journal.runs(live=False):
+        for chosen in [journal.find_run(name)] if name else journal.runs(live=False):
             if chosen.live:
                 return _complain(f"{chosen.run_id} has not ended; only finished runs become episodes")
             past = read_past(journal, chosen, path.parent / "runs" / chosen.run_id)
@@ -49,13 +54,23 @@ def run(arguments: argparse.Namespace) -> int:
     found = [(past, episode) for past, episode in found if episode.decisions]
     if not found:
         return _complain(f"{path}: no finished run has a decision that this Autotuner can read")
-    print(_summary([episode for _, episode in found]))
-    if arguments.policy:
-        _shadow(arguments.policy, found)
+    compared = _shadow(arguments.policy, found) if arguments.policy else None
     if arguments.output:
         write_episodes(arguments.output, [episode for _, episode in found])
-        print(f"wrote {arguments.output}")
+    words = [_summary([episode for _, episode in found])]
+    words += [*_differences(compared)] if compared else []
+    words += [f"wrote {arguments.output}"] if arguments.output else []
+    show(arguments, _document(path, found, compared), "\n".join(words))
     return OK
+
+
+def _journal_and_run(arguments: argparse.Namespace) -> tuple[Path, str | None] | None:
+    """The journal that was named, in either way, and the run; None when the state directory's is meant."""
+    if arguments.journal is not None:
+        return arguments.journal, arguments.RUN
+    if arguments.RUN is not None and Path(arguments.RUN).is_file():
+        return Path(arguments.RUN), None
+    return None
 
 
 def _complain(words: str) -> int:
@@ -96,19 +111,51 @@ def _share(values: list[float]) -> str:
     return percent(sum(known) if known else None)
 
 
-def _shadow(name: str, found: Sequence[tuple[Past, Episode]]) -> None:
-    from autotuner.controller.actions import ACTION_NAMES
+@dataclass(frozen=True)
+class Shadowed:
+    """What one policy would have decided in each run."""
+
+    policy: str
+    problem: str
+    runs: dict[str, list[Compared]]
+
+
+def _shadow(name: str, found: Sequence[tuple[Past, Episode]]) -> Shadowed:
     from autotuner.daemon.policies import resolve_policy, shipped_artefacts
     from autotuner.replay.shadow import shadow
 
     resolved = resolve_policy(name, shipped_artefacts())
     if resolved.problem:
         print(f"autotuner: {resolved.problem}", file=sys.stderr)
-    for past, episode in found:
-        compared = list(shadow(past, episode, resolved.policy))
-        same = sum(one.agrees for one in compared)
-        print(f"\n{past.run.run_id}: {resolved.policy.name} agrees in {same} of {len(compared)} decisions")
-        for one in [one for one in compared if not one.agrees][:DIFFERENCES_SHOWN]:
+    runs = {past.run.run_id: list(shadow(past, episode, resolved.policy)) for past, episode in found}
+    return Shadowed(resolved.policy.name, resolved.problem, runs)
+
+
+def _differences(compared: Shadowed) -> Iterator[str]:
+    for run_id, decisions in compared.runs.items():
+        same = sum(one.agrees for one in decisions)
+        yield f"\n{run_id}: {compared.policy} agrees in {same} of {len(decisions)} decisions"
+        for one in [one for one in decisions if not one.agrees][:DIFFERENCES_SHOWN]:
             detail = f" ({one.detail})" if one.detail else ""
-            names = [ACTION_NAMES[i] if 0 <= i < len(ACTION_NAMES) else f"action {i}" for i in (one.wished, one.wishes)]
-            print(f"  {clock(one.time_unix)}  {one.by} wished {names[0]}; {resolved.policy.name} wishes {names[1]}{detail}")
+            wished, wishes = _action(one.wished), _action(one.wishes)
+            yield f"  {clock(one.time_unix)}  {one.by} wished {wished}; {compared.policy} wishes {wishes}{detail}"
+
+
+def _action(number: int) -> str:
+    from autotuner.controller.actions import ACTION_NAMES
+
+    return ACTION_NAMES[number] if 0 <= number < len(ACTION_NAMES) else f"action {number}"
+
+
+def _document(path: Path, found: Sequence[tuple[Past, Episode]], compared: Shadowed | None) -> dict[str, Any]:
+    document: dict[str, Any] = {"journal": path, "runs": [{**e.about, "decisions": e.decisions} for _, e in found]}
+    if compared is not None:
+        document |= {"policy": compared.policy, "problem": compared.problem}
+        for run in document["runs"]:
+            decisions = compared.runs[run["run_id"]]
+            run["agrees"], run["asked"] = sum(one.agrees for one in decisions), len(decisions)
+            run["compared"] = [
+                {**vars(one), "wished": _action(one.wished), "wishes": _action(one.wishes), "agrees": one.agrees}
+                for one in decisions
+            ]
+    return document

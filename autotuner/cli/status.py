@@ -21,8 +21,8 @@ from autotuner.knobs import find
 
 ANSWER_SECONDS = 3.0
 RUNS_SHOWN = 12
-_PRESSURES = ("normal", "warn", "critical")
-_HEATS = ("nominal", "moderate", "heavy", "trapping", "sleeping")
+PRESSURES = ("normal", "warn", "critical")
+HEATS = ("nominal", "moderate", "heavy", "trapping", "sleeping")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,14 +104,15 @@ def _lines(document: dict[str, Any], address: Address | None, advice: list[Advic
 def _machine(machine: dict[str, Any]) -> str:
     available, total = machine["memory_available_bytes"], machine["memory_total_bytes"]
     parts = [f"memory {size(available)} of {size(total)} available" if available is not None else "memory unknown"]
-    parts.append(f"pressure {_word(_PRESSURES, machine['memory_pressure'])}")
-    parts.append(f"heat {_word(_HEATS, machine['thermal_level'])}")
+    parts.append(f"pressure {word(PRESSURES, machine['memory_pressure'])}")
+    parts.append(f"heat {word(HEATS, machine['thermal_level'])}")
     if machine["celsius"] is not None:
         parts.append(f"{machine['celsius']:.0f} °C")
     return ", ".join(parts) + ("  (injected by an experiment)" if machine["injected"] else "")
 
 
-def _word(words: tuple[str, ...], level: int | None) -> str:
+def word(words: tuple[str, ...], level: int | None) -> str:
+    """The word for a level; ``unknown`` for none."""
     return "unknown" if level is None or not 0 <= level < len(words) else words[level]
 
 

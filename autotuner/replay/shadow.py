@@ -37,8 +37,8 @@ def shadow(past: Past, episode: Episode, policy: Policy) -> Iterator[Compared]:
     no longer holds each step. After the first difference this is still the course of the policy that was in force.
     """
     columns = episode.columns
-    window = RunWindow(past.declaration, _interval(past, columns["time_unix"]))
-    feed = _Feed(past, window)
+    window = RunWindow(past.declaration, interval_of(past, columns["time_unix"]))
+    feed = Feed(past, window)
     for i, time in enumerate(columns["time_unix"]):
         feed.until(time)
         window.close(time)
@@ -48,13 +48,13 @@ def shadow(past: Past, episode: Episode, policy: Policy) -> Iterator[Compared]:
         yield Compared(time, columns["decided_by"][i], columns["action"][i], choice.action, choice.detail)
 
 
-def _interval(past: Past, times: list[float]) -> float:
+def interval_of(past: Past, times: list[float]) -> float:
     """The run's decision interval, which a setting may have changed: the median of what it was."""
     gaps = sorted(after - before for before, after in pairwise(times))
     return gaps[len(gaps) // 2] if gaps and gaps[len(gaps) // 2] > 0 else interval_for(past.declaration)
 
 
-class _Feed:
+class Feed:
     """Gives a window the records and readings up to a moment."""
 
     def __init__(self, past: Past, window: RunWindow) -> None:
@@ -62,6 +62,7 @@ class _Feed:
         self._record = self._reading = 0
 
     def until(self, time: float) -> None:
+        """Give it all that was known at ``time``."""
         while self._record < len(self._records) and self._records[self._record].time <= time:
             record = self._records[self._record]
             self._record += 1

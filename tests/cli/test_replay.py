@@ -282,3 +282,64 @@ def test_an_unknown_suffix_is_refused_before_anything_is_read(tmp_path, capsys):
     code, _, err = command(capsys, "--output", "x.csv", "--state-dir", str(tmp_path))
     assert code == 1
     assert ".npz, .json" in err
+
+
+def test_a_journals_path_alone_is_enough_and_json_holds_each_decision(tmp_path, monkeypatch, capsys):
+    live_through(tmp_path, monkeypatch)
+    code, out, err = command(capsys, str(journal_path(tmp_path)), "--policy", "hold", "--json")
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    (run,) = document["runs"]
+    assert (document["policy"], run["run_id"], run["outcome"]) == ("hold", "cats-1", "finished")
+    assert run["asked"] == len(run["compared"]) == run["decisions"]
+    assert run["agrees"] == sum(one["agrees"] for one in run["compared"]) < run["asked"]
+    assert {"micro_batch down", "hold"} == {one["wished"] for one in run["compared"]}
+
+
+def explain(capsys, tmp_path, *words):
+    capsys.readouterr()
+    code = main(["explain", "cats", "--state-dir", str(tmp_path), *words])
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_explain_tells_what_was_seen_and_what_each_policy_would_have_wished(tmp_path, monkeypatch, capsys, finished):
+    live_through(tmp_path, monkeypatch, finished=finished)
+    code, out = explain(capsys, tmp_path)
+    assert code == 0
+    first = out.split("\n\n")[1]
+    assert "micro_batch 32 to 16  [observed]" in first
+    assert "guard: let it pass" in first
+    assert "loss 0.5" in first
+    assert "memory 1 GiB" in first
+    assert "pressure normal, heat nominal" in first
+    assert "policies would wish: hold: hold, rules: " in first
+    assert "forecast: " in first
+    assert "seen:" not in explain(capsys, tmp_path, "--short")[1]
+
+
+def test_the_policy_that_decided_would_wish_the_same_again(tmp_path, monkeypatch, capsys):
+    live_through(tmp_path, monkeypatch, policy=Rules(), end=40.0)
+    document = json.loads(explain(capsys, tmp_path, "--json", "--all", "--last", "100")[1])
+    decisions = [decision for decision in document["decisions"] if decision["policy"] == "rules"]
+    assert len(decisions) > 10
+    assert {ACTION_NAMES[decision["action"]] == decision["wishes"]["rules"] for decision in decisions} == {True}
+    assert any(decision["action"] != HOLD for decision in decisions)
+    assert all(decision["seen"]["available_bytes"] == 16 * GIB for decision in decisions)
+
+
+def test_explain_says_when_the_guard_acted_by_itself(tmp_path, monkeypatch, capsys):
+    live_through(tmp_path, monkeypatch, policy=Wishes("pace", 1), emergency_at=8)
+    out = explain(capsys, tmp_path)[1]
+    assert "the machine reports memory pressure (guard: memory_pressure)" in out
+    assert "pressure critical" in out
+    assert "guard: acted by itself, no policy was asked" in out
+
+
+def test_decisions_of_another_observation_are_explained_without_hindsight(tmp_path, monkeypatch, capsys):
+    live_through(tmp_path, monkeypatch)
+    with Journal(journal_path(tmp_path)) as journal:
+        journal._execute("UPDATE decisions SET observation_version = 1")
+    out = explain(capsys, tmp_path)[1]
+    assert "micro_batch 32 to 16  [observed]" in out
+    assert "would wish" not in out
