@@ -1,0 +1,106 @@
+"""A training command as a child process: why it ended, and with which knobs it should go on. Deciding is apart from doing."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotuner.adapters.out_of_memory import GPU_WATCHDOG, out_of_memory
+from autotuner.errors import AutotunerError
+from autotuner.hook.ring import RingReader
+from autotuner.knobs import KnobDeclaration
+from autotuner.messages import Acknowledgement, Declaration
+
+RESUMABLE = ("memory", "killed", "watchdog", "crash")
+"""After these ends, other knobs may lead elsewhere; an exception of the script's own would come again."""
+_EXCEPTION = re.compile(r"^(?P<name>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): ?(?P<text>.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a command ended: a kind, and the sentence for people."""
+
+    kind: str
+    """``finished``, ``stopped`` by a person, ``memory``, ``killed``, ``watchdog``, ``crash`` or ``exception``."""
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What the files of a dead run say: the knobs that it offered, and their values at the end."""
+
+    knobs: tuple[KnobDeclaration, ...] = ()
+    positions: tuple[int, ...] = ()
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Knob values in force at the end."""
+        return {knob.name: knob.values[position] for knob, position in zip(self.knobs, self.positions, strict=True)}
+
+
+def cause_of(code: int, said: str) -> Cause:
+    """Why a command ended that returned ``code`` (negative: a signal) and whose last words on stderr were ``said``."""
+    if code == 0:
+        return Cause("finished", "it finished")
+    number = -code if code < 0 else code - 128 if 128 < code < 160 else 0
+    if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        return Cause("stopped", f"it was stopped by {_name(number)}")
+    who = out_of_memory(said)
+    if who:
+        return Cause("memory", f"{who} ran out of memory")
+    if re.search(GPU_WATCHDOG, said):
+        return Cause("watchdog", "macOS ended its GPU work, which kept the display waiting too long")
+    if number == signal.SIGKILL:
+        return Cause("killed", "it was killed by SIGKILL, which the system sends when memory runs out")
+    if number:
+        return Cause("crash", f"it was ended by {_name(number)}")
+    found = list(_EXCEPTION.finditer(said))
+    last = f": {found[-1]['name']}: {found[-1]['text']}".rstrip(": ") if found else ""
+    return Cause("exception", f"it ended with code {code}{last}")
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def read_remains(directory: Path | None) -> Remains:
+    """The knobs of a run in its directory; none when there is no run, or it cannot be read."""
+    if directory is None:
+        return Remains()
+    try:
+        declaration = Declaration.from_json((directory / "run.json").read_text(encoding="utf-8"))
+        ring = RingReader(directory / "telemetry.ring")
+        try:
+            answers = [record for record in ring.read() if isinstance(record, Acknowledgement)]
+        finally:
+            ring.close()
+    except (OSError, AutotunerError):
+        return Remains()
+    positions = answers[-1].positions[: len(declaration.knobs)] if answers else declaration.start
+    return Remains(declaration.knobs, tuple(positions))
+
+
+def safer(cause: Cause, remains: Remains) -> dict[str, float] | None:
+    """Knob values for the next attempt: the micro-batch a step lower where its size may be to blame; None when it cannot be.
+
+    What the failed attempt had is never tried again: its values are the upper end from then on.
+    """
+    values = remains.values
+    if cause.kind == "crash":
+        return values
+    micro_batch = next((knob for knob in remains.knobs if knob.name == "micro_batch" and knob.tunable), None)
+    if micro_batch is None:
+        return None
+    lower = [value for value in micro_batch.values if value <= values["micro_batch"] / 2]
+    return {**values, "micro_batch": lower[-1]} if lower else None
+
+
+def shown(values: Mapping[str, float]) -> str:
+    """``micro_batch 4, pace 0.85``."""
+    return ", ".join(f"{name} {value:g}" for name, value in values.items()) or "the script's own values"
