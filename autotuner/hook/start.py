@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,6 +118,8 @@ def _lead(
         if not who.alone:
             tell_launch(state, name, who, directory)
     except BaseException:
+        import shutil  # costly, and needed here alone
+
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return Run(name, bounds, positions, ring=ring, asks=asks, declaration=declaration, proposal=proposal, auto=auto)
