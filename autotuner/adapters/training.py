@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotuner.adapters.device_memory import Memory, Reading
 from autotuner.adapters.pause import Pauses
+from autotuner.messages import NAN
 
 if TYPE_CHECKING:
     from autotuner.hook import Run
@@ -38,7 +39,7 @@ class Training:
         self._cache_limit: int | None = None
         self._pauses = pauses or Pauses()
         self._clock = clock
-        self._began = clock()
+        self._began: float | None = None
 
     def rest(self) -> None:
         """Pause for pace; call it after each forward and backward pass, so that the pauses are many and short."""
@@ -54,7 +55,7 @@ class Training:
             self.step,
             loss,
             images=self.images,
-            step_seconds=now - self._began,
+            step_seconds=NAN if self._began is None else now - self._began,
             active_bytes=memory.active_bytes,
             cache_bytes=memory.cache_bytes,
             peak_bytes=memory.peak_bytes,
