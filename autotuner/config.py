@@ -54,6 +54,8 @@ ALLOWED = {
     "mode": MODES,
     "log_level": ("debug", "info", "warning", "error"),
 }
+AFTER_RESTART = ("state_directory", "port", "policy", "injected_readings")
+"""Settings that a running daemon does not take over from a changed file."""
 RANGES = {
     "port": (0, 65535),
     "tick_seconds": (0.05, 60.0),
@@ -82,6 +84,8 @@ def load(
             raise ConfigurationError(f"configuration file {path} does not exist") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"configuration file {path} is not TOML: {error}") from None
+        except OSError as error:
+            raise ConfigurationError(f"configuration file {path} cannot be read: {error.strerror}") from None
         for name, value in document.items():
             config = _set(config, known, name, value, str(path))
     for name in known:
@@ -92,6 +96,13 @@ def load(
         if value is not None:
             config = _set(config, known, name, value, f"flag --{name.replace('_', '-')}")
     return config
+
+
+def differences(before: Config, after: Config) -> dict[str, str]:
+    """Setting to ``before to after``, for each that differs."""
+    names = (field.name for field in fields(Config))
+    pairs = {name: (getattr(before, name), getattr(after, name)) for name in names}
+    return {name: f"{name} {old} to {new}" for name, (old, new) in pairs.items() if old != new}
 
 
 def variable_of(name: str) -> str:

@@ -1,34 +1,54 @@
-"""``autotuner config show``: every setting, its value, and where the value came from."""
+"""``autotuner config show``: every setting, its value, and where it came from; ``config reload``: a changed file in force."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 from dataclasses import fields
+from typing import Any
 
 from autotuner.cli import OK
+from autotuner.cli.output import add_json, show
+from autotuner.cli.request import running
 from autotuner.cli.settings import add_all, configuration, configuration_file, flags
 from autotuner.cli.text import table
 from autotuner.config import Config, origins
+from autotuner.errors import AutotunerError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("what", nargs="?", choices=("show",), default="show", help="show (the default)")
+    what = "show (the default), or reload: the running daemon reads its settings again"
+    parser.add_argument("what", nargs="?", choices=("show", "reload"), default="show", help=what)
+    add_json(parser)
     add_all(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the settings."""
-    print(show(arguments))
+    """Print the settings, or let the daemon read them again."""
+    if arguments.what == "show":
+        show(arguments, *described(arguments))
+        return OK
+    state = configuration(arguments).state_directory  # a wrong file is told here, before the daemon is troubled
+    address = running(state)
+    try:
+        os.kill(address.pid, signal.SIGHUP)
+    except OSError as error:
+        raise AutotunerError(f"the daemon (pid {address.pid}) cannot be told: {error.strerror}") from None
+    words = f"the daemon (pid {address.pid}) reads its settings again; autotuner status says what needs a restart"
+    show(arguments, {"pid": address.pid}, words)
     return OK
 
 
-def show(arguments: argparse.Namespace) -> str:
-    """The settings as a table."""
+def described(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The settings as a document and as a table."""
     config = configuration(arguments)
     came_from = origins(configuration_file(arguments), flags(arguments))
-    rows = [[field.name, _shown(getattr(config, field.name)), came_from[field.name]] for field in fields(Config)]
-    return table(("SETTING", "VALUE", "FROM"), rows)
+    values = {field.name: getattr(config, field.name) for field in fields(Config)}
+    rows = [[name, _shown(value), came_from[name]] for name, value in values.items()]
+    document = {name: {"value": value, "from": came_from[name]} for name, value in values.items()}
+    return document, table(("SETTING", "VALUE", "FROM"), rows)
 
 
 def _shown(value: object) -> str:

@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from autotuner.cli import ALREADY_RUNNING, OK
-from autotuner.cli.config import show
+from autotuner.cli.config import described
+from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import add_all, configuration
 from autotuner.errors import ConfigurationError
 
@@ -17,11 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--service", action="store_true", help="started by launchd or systemd: a wrong setting is no reason to restart"
     )
+    add_json(parser, "with --dry-run: the configuration as JSON; the log is never JSON")
     parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run until SIGTERM, SIGINT or SIGHUP."""
+    """Run until SIGTERM or SIGINT; SIGHUP reads the settings again."""
     try:
         return _run(arguments)
     except ConfigurationError as error:
@@ -35,13 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     if arguments.dry_run:
-        print(show(arguments))
+        show(arguments, *described(arguments))
         return OK
     from autotuner.daemon import process
     from autotuner.daemon.lock import DaemonRunningError
 
     try:
-        process.run(config)
+        # launchd keeps stderr in a file that nobody rotates; systemd has a journal for it.
+        process.run(config, lambda: configuration(arguments), not (arguments.service and sys.platform == "darwin"))
     except DaemonRunningError as error:
         print(f"autotuner: {error}", file=sys.stderr)
         return ALREADY_RUNNING

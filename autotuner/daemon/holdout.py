@@ -73,6 +73,10 @@ class Holdout:
             verdicts = [record for record in journal.modes() if record.served_policy == self.served]
             self.demoted = verdicts[-1].why if verdicts else ""
 
+    def reconfigure(self, config: Config) -> None:
+        """Take over mode and share; runs keep the arm that they were drawn into."""
+        self._config = config
+
     @property
     def mode(self) -> str:
         """The daemon's mode: the configured one, unless it has demoted itself."""

@@ -69,6 +69,12 @@ class Jobs:
             self._scheduler.add_job(self.propose, "interval", seconds=seconds, id="propose", max_instances=2)
         self._scheduler.start()
 
+    def reconfigure(self, config: Config) -> None:
+        """Take over changed settings."""
+        if config.propose_seconds != self._config.propose_seconds and self._scheduler.get_job("propose") is not None:
+            self._scheduler.reschedule_job("propose", trigger="interval", seconds=config.propose_seconds)
+        self._config = config
+
     def propose_soon(self) -> None:
         """Propose now, without waiting (a run has ended)."""
         # Not a job of its own: APScheduler's thread fails when it removes a finished job while it is shut down.

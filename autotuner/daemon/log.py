@@ -16,6 +16,7 @@ import structlog  # noqa: E402
 if _hide_rich:
     del sys.modules["rich"]
 
+LOG_NAME = "daemon.log"
 LOG_BYTES = 2_000_000
 LOG_FILES = 4
 
@@ -25,18 +26,28 @@ class _TolerantFile(RotatingFileHandler):
         """A full disk costs the line, not the daemon; stderr has it too."""
 
 
-def configure_log(level: str, directory: Path | None) -> None:
-    """Send every event of this process to stderr and, unless it cannot be written, to ``<directory>/daemon.log``."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+def set_level(level: str) -> None:
+    """Drop events below ``level`` from now on."""
+    logging.getLogger("autotuner").setLevel(level.upper())
+
+
+def configure_log(level: str, directory: Path | None, to_stderr: bool = True) -> None:
+    """Send every event of this process to ``<directory>/daemon.log``, and to stderr.
+
+    Without ``to_stderr`` only what the file cannot take goes there: a service manager that keeps stderr in a file of its own
+    would let that file grow for ever.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if to_stderr else []
     reason = ""
     if directory is not None:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handlers.append(_TolerantFile(directory / "daemon.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES - 1))
+            handlers.append(_TolerantFile(directory / LOG_NAME, maxBytes=LOG_BYTES, backupCount=LOG_FILES - 1))
         except OSError as error:
             reason = str(error)
+            handlers = handlers or [logging.StreamHandler(sys.stderr)]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers, force=True)
-    logging.getLogger("autotuner").setLevel(level.upper())
+    set_level(level)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -7,14 +7,20 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotuner.config import Config
-from autotuner.daemon.log import configure_log, get_log
+from autotuner.daemon.log import configure_log, get_log, set_level
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.server import Daemon
 from autotuner.daemon.web import serve
+from autotuner.errors import ConfigurationError
 from autotuner.telemetry.registry import Registry
+
+if TYPE_CHECKING:
+    from autotuner.daemon.jobs import Jobs
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -24,6 +30,8 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.set = False
+        self.hung_up = False
+        """SIGHUP came: the settings are to be read again, or the terminal has gone."""
         # The interpreter writes a byte here when a signal arrives, so that waiting ends at once and no handler does work.
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
@@ -36,12 +44,26 @@ class StopFlag:
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
 
     def _handle(self, number: int, frame: object) -> None:
-        self.set = True
+        if number == signal.SIGHUP:
+            self.hung_up = True
+        else:
+            self.set = True
 
     def wait(self, seconds: float) -> None:
-        """Return after ``seconds``, or as soon as it is set."""
-        if not self.set and seconds > 0:
-            select.select([self._read], [], [], seconds)
+        """Return after ``seconds``, or as soon as a signal comes."""
+        if self.set or self.hung_up or seconds <= 0:
+            return
+        if select.select([self._read], [], [], seconds)[0]:
+            self._read.recv(64)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal; one that was closed is none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def moment_now() -> Moment:
@@ -49,10 +71,14 @@ def moment_now() -> Moment:
     return Moment(time.monotonic(), time.time())
 
 
-def run(config: Config) -> None:
-    """Start, tick until a signal comes, stop. Raises what ``Daemon.start`` raises."""
+def run(config: Config, reread: Callable[[], Config], log_to_stderr: bool = True) -> None:
+    """Start, tick until a signal comes, stop. ``reread`` is asked for the settings at SIGHUP.
+
+    Raises what ``Daemon.start`` raises.
+    """
     os.umask(0o077)  # whatever it makes is its owner's alone
-    configure_log(config.log_level, config.state_directory / "logs")
+    configure_log(config.log_level, config.state_directory / "logs", log_to_stderr)
+    in_terminal = has_terminal()
     stop = StopFlag()
     stop.install()
     injected = Path(config.injected_readings).expanduser() if config.injected_readings else None
@@ -66,9 +92,28 @@ def run(config: Config) -> None:
         next_tick = time.monotonic()
         while not stop.set:
             daemon.tick(moment_now())
-            next_tick = max(next_tick + config.tick_seconds, time.monotonic())  # no burst after the machine slept
+            if stop.hung_up:
+                stop.hung_up = False
+                if in_terminal and not has_terminal():  # it was closed, which ends what runs in it
+                    break
+                reload(daemon, jobs, reread)
+            # No burst after the machine slept.
+            next_tick = max(next_tick + daemon.config.tick_seconds, time.monotonic())
             stop.wait(next_tick - time.monotonic())
     finally:
         get_log().info("stopping")
         jobs.stop()
         daemon.stop(moment_now())
+
+
+def reload(daemon: Daemon, jobs: Jobs, reread: Callable[[], Config]) -> None:
+    """Take over changed settings; with a wrong one, those of before hold, and log and status say so."""
+    try:
+        config = reread()
+    except ConfigurationError as error:
+        daemon.settings_problem = f"the settings were not read again, those of before hold: {error}"
+        get_log().error("settings_refused", why=str(error))
+        return
+    daemon.reconfigure(config)
+    jobs.reconfigure(daemon.config)
+    set_level(daemon.config.log_level)

@@ -84,6 +84,14 @@ class Roster:
         self.live[run.run_id] = run
         return True
 
+    def reconfigure(self, config: Config) -> None:
+        """Take over settings; a run that is live keeps its decision interval."""
+        self._config = config
+        self._limits = GuardLimits(changes_per_hour=config.changes_per_hour)
+        for run in self.live.values():
+            run.loop.guard.limits = self._limits
+        self.holdout.reconfigure(config)
+
     def follow(self, machine: MachineState, moment: Moment, frozen: bool) -> None:
         """Follow every live run; while ``frozen`` nothing is decided."""
         self.off = off_notice(self._config.state_directory)

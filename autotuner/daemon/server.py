@@ -6,10 +6,11 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from autotuner.config import Config
+from autotuner.config import AFTER_RESTART, Config, differences
 from autotuner.daemon.address import Address, remove_address, write_address
 from autotuner.daemon.discovery import Discovery
 from autotuner.daemon.holdout import HELD_OUT
@@ -60,6 +61,8 @@ class Daemon:
         self.config = config
         self.frozen = ""
         """Why nothing may be changed at the moment: the journal cannot be written."""
+        self.settings_problem = ""
+        """Why the settings of now are not those of the file; empty when they are."""
         self._machine = machine
         self._ended = ended
         self._log = get_log()
@@ -116,6 +119,17 @@ class Daemon:
         self._commit()
         self._judge(moment)
         self.snapshot = self._snapshot(machine, moment, time.perf_counter() - began)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over what may change while it runs; what may not is told, and waits for a restart."""
+        changed = differences(self.config, config)
+        waiting = [changed[name] for name in AFTER_RESTART if name in changed]
+        kept = {name: getattr(self.config, name) for name in AFTER_RESTART}
+        self.config = replace(config, **kept)
+        self.roster.reconfigure(self.config)
+        self.settings_problem = f"a restart is needed for: {', '.join(waiting)}" if waiting else ""
+        taken = ", ".join(words for name, words in changed.items() if name not in AFTER_RESTART)
+        self._log.info("settings", taken_over=taken or "nothing new", waiting=", ".join(waiting))
 
     def stop(self, moment: Moment) -> None:
         """Write down who has ended since the last tick, leave every other run as it is, and release everything."""
@@ -188,7 +202,8 @@ class Daemon:
         holdout = self.roster.holdout
         gain = GainSnapshot(**vars(holdout.gain)) if holdout.gain else None
         files = (run.files.problem and f"{run.run_id}: {run.files.problem}" for run in self.live.values())
-        problems = (self.frozen and f"nothing is changed: {self.frozen}", self._policy_problem, holdout.problem, *files)
+        frozen = self.frozen and f"nothing is changed: {self.frozen}"
+        problems = (frozen, self._policy_problem, self.settings_problem, holdout.problem, *files)
         return Snapshot(
             unix_time=moment.unix, started_unix=self._start_unix, version=self._version,
             mode=OFF if self.roster.off else holdout.mode, notice=self.roster.off,
