@@ -69,20 +69,16 @@ class RingWriter:
         """Write what was appended; raises OSError when the file cannot be written."""
         if not self._pending:
             return
-        frames, next_frame = [], self._pending.popleft
-        with suppress(IndexError):  # another thread may take some of them: each is written once
-            while True:
-                frames.append(next_frame())
-        data = b"".join(frames)
-        numbers = list(_leading_sequences(data, 0))
-        if not numbers:
-            return
-        first, last = numbers[0], numbers[-1]
-        if numbers == list(range(first, last + 1)) and first % self._capacity <= last % self._capacity:
-            self._pwrite(first, data)
-        else:  # the ring wraps here, or several threads report
-            for number, frame in zip(numbers, frames, strict=True):
-                self._pwrite(number, frame)
+        frames: list[bytes] = []
+        next_frame = self._pending.popleft
+        try:
+            with suppress(IndexError):  # another thread may take some of them
+                while True:
+                    frames.append(next_frame())
+            self._pwrite_all(frames)
+        except BaseException:  # an interrupt from the keyboard: the goodbye that follows brings them
+            self._pending.extendleft(reversed(frames))
+            raise
 
     def sample(self, *fields: float | None) -> None:
         """Write one sample."""
@@ -111,6 +107,18 @@ class RingWriter:
         body = body_struct(layout).pack(number, kind, PROTOCOL_VERSION, *whole)
         self.append(FRAME.pack(body, crc32(body), number))
         self.flush()
+
+    def _pwrite_all(self, frames: list[bytes]) -> None:
+        data = b"".join(frames)
+        numbers = list(_leading_sequences(data, 0))
+        if not numbers:
+            return
+        first, last = numbers[0], numbers[-1]
+        if numbers == list(range(first, last + 1)) and first % self._capacity <= last % self._capacity:
+            self._pwrite(first, data)
+        else:  # the ring wraps here, or several threads report
+            for number, frame in sorted(zip(numbers, frames, strict=True)):
+                self._pwrite(number, frame)
 
     def _pwrite(self, number: int, data: bytes) -> None:
         os.pwrite(self._file.number, data, HEADER_BYTES + number % self._capacity * RECORD_BYTES)

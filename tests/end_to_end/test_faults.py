@@ -239,6 +239,26 @@ def test_a_daemon_that_comes_late_or_again_reads_all_that_was_written_without_it
     scene.finish()
 
 
+def test_of_two_runs_of_one_name_at_once_one_may_die_and_the_other_goes_on(scene):
+    daemon = scene.daemon()
+    scene.guided()
+    other = scene._train(scene.directory / "never", 0)
+    other_id = other.stdout.readline().strip()
+
+    def live():
+        return {run["run_id"] for run in scene.status()["runs"] if run["state"] == "live"}
+
+    wait_for(lambda: live() == {scene.run_id, other_id}, "two live runs")
+    other.kill()
+    wait_for(lambda: not scene.stage.run(other_id).live, "the end of the other run")
+    assert scene.stage.run(other_id).outcome == "killed"
+    scene.guided()
+    assert live() == {scene.run_id}
+    scene.nothing_was_lost()
+    assert daemon.poll() is None
+    scene.finish()
+
+
 def test_a_daemon_of_another_version_leaves_the_run_alone_and_the_next_one_guides_it(scene):
     daemon = scene.daemon(OF_ANOTHER_VERSION)
     wait_for(lambda: "version" in scene.log() and scene.run_id in scene.log(), "the refusal in the log")

@@ -1,17 +1,19 @@
 """The ring: what was written is read, what was not written is never read, whatever happened to the bytes."""
 
+import dataclasses
 import math
 import os
 import threading
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotuner.errors import ProtocolError
-from autotuner.hook.record import RECORD_BYTES
+from autotuner.hook.record import FRAME, RECORD_BYTES, SAMPLE_BODY
 from autotuner.hook.ring import DEFAULT_CAPACITY, HEADER_BYTES, RingReader, RingWriter
-from autotuner.messages import Acknowledgement, Evaluation, Goodbye, Sample
+from autotuner.messages import KIND_SAMPLE, PROTOCOL_VERSION, Acknowledgement, Evaluation, Goodbye, Sample
 
 CAPACITY = 16
 
@@ -215,6 +217,53 @@ def test_values_that_do_not_fit_are_made_whole_and_clipped(ring, reader):
     assert (record.images, record.active_bytes, record.cache_bytes, record.peak_bytes) == (64, 1500000000, 0, 2**64 - 1)
     assert (record.revision, record.stage, record.flags) == (0, 65535, 1)
     assert math.isnan(record.step_seconds)
+
+
+def append_samples(ring, steps):
+    """As the hot path does: whole records that are not in the file yet."""
+    for step in steps:
+        number = ring.take()
+        body = SAMPLE_BODY.pack(number, KIND_SAMPLE, PROTOCOL_VERSION, *dataclasses.astuple(sample(step)))
+        ring.append(FRAME.pack(body, crc32(body), number))
+
+
+def test_what_was_appended_is_in_the_file_after_a_flush_and_not_before(ring, reader):
+    append_samples(ring, [1, 2, 3])
+    assert reader.read() == []
+    ring.flush()
+    assert reader.read() == [sample(1), sample(2), sample(3)]
+    ring.flush()
+    assert reader.read() == []
+
+
+def test_a_flush_that_wraps_puts_every_record_where_it_belongs(ring, reader):
+    for step in range(1, CAPACITY - 2):
+        write_sample(ring, step)
+    reader.read()
+    append_samples(ring, range(1, 8))
+    ring.flush()
+    assert reader.read() == [sample(step) for step in range(1, 8)]
+    assert reader.lost == 0
+
+
+def test_records_that_threads_appended_out_of_order_are_put_in_order(ring, reader):
+    append_samples(ring, [1, 2, 3])
+    ring._pending.rotate(1)
+    ring.flush()
+    assert reader.read() == [sample(1), sample(2), sample(3)]
+
+
+def test_an_interrupt_in_the_middle_of_a_flush_loses_nothing(ring, reader, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    append_samples(ring, [1, 2, 3])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ring.flush()
+    ring.goodbye(Goodbye(1.0, 1))
+    assert reader.read() == [sample(1), sample(2), sample(3), Goodbye(1.0, 1)]
 
 
 def test_threads_that_write_at_once_never_share_a_slot(tmp_path):
