@@ -35,7 +35,7 @@ from autotuner.diffusion.sample import save_grid, to_pixels
 from autotuner.diffusion.schedules import SCHEDULES, build
 from autotuner.diffusion.schedules.candidates import candidate, hand_made, race
 from autotuner.diffusion.schedules.dp import NOISES, survey
-from autotuner.diffusion.schedules.ladder import LEVELS, Interval, error_interval, gain
+from autotuner.diffusion.schedules.ladder import LEVELS, Interval, error_interval
 from autotuner.diffusion.schedules.pairs import Pairs, errors, find_pairs, rmse
 from autotuner.diffusion.schedules.sampling import solve
 from autotuner.diffusion.solvers.generalised import Table
@@ -58,11 +58,13 @@ class Size:
     evaluations: tuple[int, ...]
     seeds: tuple[int, ...]
     noises: int
-    """Of each learning and choosing set."""
+    """To choose with."""
+    learning: int
+    """To learn from, at most ``noises``."""
     judged: int
 
 
-FULL, QUICK = Size((4, 6, 8, 10, 16), (0, 1, 2), 256, 512), Size((4, 6), (0,), 64, 128)
+FULL, QUICK = Size((4, 6, 8, 10, 16), (0, 1, 2), 256, 256, 512), Size((4, 6), (0,), 64, 64, 128)
 QUICK_CONFIG = TrainerConfig(
     name="quick",
     model={"width": 64, "depth": 3, "mlp_ratio": 2},
@@ -121,11 +123,13 @@ class Bench:
             seen = survey(self.sampler.denoiser, training.labels[:NOISES], training.noise[:NOISES], self.low, self.high)
             return build.Sets(training, choosing, self.judging, seen, self.low, self.high)
 
-        return self.kept.of(f"sets-{self.size.noises}-{seed}", make)
+        sets = self.kept.of(f"sets-{self.size.noises}-{seed}", make)
+        return replace(sets, training=sets.training.first(self.size.learning))
 
     def built(self, evaluations: int, seed: int) -> build.Built:
         """The ladder of one seed, levels judged on the judging set."""
-        name = f"built-{evaluations}-{self.size.noises}-{seed}"
+        fewer = f"of{self.size.learning}" if self.size.learning < self.size.noises else ""
+        name = f"built-{evaluations}-{self.size.noises}{fewer}-{seed}"
         sets = replace(self.sets(seed), judging=self.judging)
         return self.kept.of(name, lambda: build.build(self.sampler.denoiser, sets, evaluations))
 
@@ -153,14 +157,19 @@ class Bench:
         spread = 1.96 * float(np.std(again))
         return Interval(value, value - spread, value + spread)
 
-    def hand_made(self, evaluations: int) -> list[tuple[float, str]]:
-        """The best pairs of solver and grid, measured on the judging noises themselves: as strong as a comparator can look."""
+    def hand_made(self, evaluations: int) -> tuple[list[tuple[float, str]], np.ndarray]:
+        """The best pairs of solver and grid on the judging noises themselves, as strong as a comparator can look.
 
-        def make() -> list[tuple[float, str]]:
+        Errors and names, and the squared errors (judged,) of the first.
+        """
+
+        def make() -> tuple[list[tuple[float, str]], np.ndarray]:
             entered = hand_made(evaluations, self.low, self.high, float(np.std(self.judging.ends)))
-            return [(error, each.name) for error, each in race(self.sampler.denoiser, self.judging, entered)]
+            raced = race(self.sampler.denoiser, self.judging, entered)
+            squares = errors(self.sampler.denoiser, self.judging, raced[0][1].table)
+            return [(error, each.name) for error, each in raced], squares
 
-        return self.kept.of(f"hand-made-{evaluations}-{self.size.judged}", make)
+        return self.kept.of(f"strongest-{evaluations}-{self.size.judged}", make)
 
     def ddim(self) -> tuple[str, np.ndarray, float]:
         """The best grid for DDIM in DDIM_STEPS, chosen on other noises; its squared errors and its feature error."""
@@ -175,25 +184,18 @@ class Bench:
         return self.kept.of(f"ddim-{self.size.judged}", make)
 
 
-def pooled(ladders: list[build.Built]) -> Interval:
-    """1 - error of what is used over error of the strongest hand-made pair, mean of the seeds, resampled over noises."""
-    lowest, best = ladders[0].verdicts[0].rung, [each.best for each in ladders]
-    picks = np.random.default_rng(0).integers(0, len(lowest.squares), (2000, len(lowest.squares)))
-    ratios = [
-        np.sqrt(rung.squares[picks].mean(axis=1) / each.verdicts[0].rung.squares[picks].mean(axis=1))
-        for rung, each in zip(best, ladders, strict=True)
-    ]
-    value = float(np.mean([gain(each.verdicts[0].rung, each.best).value for each in ladders]))
-    return Interval(value, *map(float, np.quantile(1 - np.mean(ratios, axis=0), [0.025, 0.975])))
-
-
-def over_ddim(ladders: list[build.Built], ddim_squares: np.ndarray) -> Interval:
-    """Error of what is used over that of DDIM in DDIM_STEPS, mean of the seeds, resampled over noises."""
-    picks = np.random.default_rng(0).integers(0, len(ddim_squares), (2000, len(ddim_squares)))
-    picks = np.concatenate([np.arange(len(ddim_squares))[None], picks])
-    reference = ddim_squares[picks].mean(axis=1)
-    ratios = np.mean([np.sqrt(each.best.squares[picks].mean(axis=1) / reference) for each in ladders], axis=0)
+def over(ladders: list[build.Built], reference: np.ndarray) -> Interval:
+    """Error of what is used over that of another's squared errors, mean of the seeds, resampled over noises."""
+    picks = np.random.default_rng(0).integers(0, len(reference), (2000, len(reference)))
+    picks = np.concatenate([np.arange(len(reference))[None], picks])
+    others = reference[picks].mean(axis=1)
+    ratios = np.mean([np.sqrt(each.best.squares[picks].mean(axis=1) / others) for each in ladders], axis=0)
     return Interval(float(ratios[0]), *map(float, np.quantile(ratios[1:], [0.025, 0.975])))
+
+
+def gain_of(ratio: Interval) -> Interval:
+    """The share by which an error is lower."""
+    return Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -206,14 +208,15 @@ def measure(bench: Bench) -> dict[str, Any]:
     for evaluations in bench.size.evaluations:
         ladders = [bench.built(evaluations, seed) for seed in bench.size.seeds]
         print(f"{evaluations} evaluations; strongest hand-made on these very noises:")
-        print("   " + "; ".join(f"{name} {error:.4f}" for error, name in bench.hand_made(evaluations)))
+        raced, strongest = bench.hand_made(evaluations)
+        print("   " + "; ".join(f"{name} {error:.4f}" for error, name in raced))
         for seed, ladder in zip(bench.size.seeds, ladders, strict=True):
             for verdict in ladder.verdicts:
                 show(bench, seed, verdict)
-        found[f"paired_gain_{evaluations}"] = asdict(pooled(ladders))
-        print(f"   gain over the strongest hand-made pair, {len(ladders)} seeds: {told(pooled(ladders))}", flush=True)
-        found[f"over_ddim50_{evaluations}"] = asdict(over_ddim(ladders, ddim_squares))
-        print(f"   error over that of DDIM in {DDIM_STEPS} steps: {told(over_ddim(ladders, ddim_squares))}", flush=True)
+        gain, over_ddim = gain_of(over(ladders, strongest)), over(ladders, ddim_squares)
+        found |= {f"paired_gain_{evaluations}": asdict(gain), f"over_ddim50_{evaluations}": asdict(over_ddim)}
+        print(f"   gain over the strongest hand-made pair, {len(ladders)} seeds: {told(gain)}", flush=True)
+        print(f"   error over that of DDIM in {DDIM_STEPS} steps: {told(over_ddim)}", flush=True)
         if all(each.best.error <= ddim.value for each in ladders):
             reached.append(evaluations)
     found["nfe_to_match_ddim50"] = min(reached) if reached else None
@@ -273,14 +276,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="minutes; its numbers say only that everything works")
     parser.add_argument("--evaluations", type=int, nargs="+", metavar="N")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N")
-    parser.add_argument("--noises", type=int, metavar="N", help="to learn from; default 256: the cost grows with them")
+    parser.add_argument("--learning", type=int, metavar="N", help="noises to learn from; the cost grows with them")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw a grid of samples")
     options = parser.parse_args()
     if options.checkpoint is None and not options.quick:
         parser.error("--checkpoint is needed, or --quick")
     size = QUICK if options.quick else FULL
     size = replace(size, evaluations=tuple(options.evaluations or size.evaluations), seeds=tuple(options.seeds or size.seeds))
-    size = replace(size, noises=options.noises or size.noises)
+    size = replace(size, learning=options.learning or size.learning)
+    if not 0 < size.learning <= size.noises:
+        parser.error(f"--learning {size.learning}; allowed is 1 to {size.noises}")
     options.out.mkdir(parents=True, exist_ok=True)
     kept = Kept(options.out)
     path = options.checkpoint or own_network(kept)
@@ -290,7 +295,7 @@ def main() -> None:
     print(f"Python {platform.python_version()}, mlx {version('mlx')}, numpy {np.__version__}")
     bench = Bench(checkpoint.sampler(path, "teacher", 4), dataset_of(path), size, kept)
     certain = f"ends by {paired.SOLVER} certain to {bench.judging.change:.1g}"
-    print(f"{size.judged} judging noises, {certain}; {size.noises} to learn from")
+    print(f"{size.judged} judging noises, {certain}; {size.learning} to learn from, {size.noises} to choose with")
     found = measure(bench)
     if options.picture:
         draw(bench, options.picture)
