@@ -7,7 +7,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from autotuner.daemon.service import LABEL, RESTART_SECONDS, STOP_SECONDS, Host, Result, ServiceError, Settings, write_file
+from autotuner.daemon.service import (
+    LABEL,
+    RESTART_SECONDS,
+    STOP_SECONDS,
+    Host,
+    Result,
+    ServiceError,
+    Settings,
+    Status,
+    write_file,
+)
 
 LAUNCHCTL = "/bin/launchctl"
 ATTEMPTS, PAUSE_SECONDS = 20, 0.5
@@ -78,22 +88,34 @@ class Launchd:
             "check with: autotuner service status"
         )
 
-    def remove(self) -> str:
+    def uninstall(self) -> str:
         """Unload the agent and delete its file; state and logs stay."""
         loaded = self._boot_out()
         existed = self.path.exists()
         self.path.unlink(missing_ok=True)
         return f"removed {self.path}" if loaded or existed else "the service was not installed"
 
-    def status(self) -> str:
+    def restart(self) -> str:
+        """``kickstart -k``: launchd ends the daemon and starts it again in one step."""
+        for domain in self._domains():
+            if self._launchctl("print", f"{domain}/{LABEL}").code != 0:
+                continue
+            answer = self._launchctl("kickstart", "-k", f"{domain}/{LABEL}")
+            if answer.code != 0:
+                raise ServiceError(f"launchctl kickstart failed: {_words(answer)}")
+            return f"restarted {LABEL} in {domain}"
+        raise ServiceError(self.status().sentence)
+
+    def status(self) -> Status:
         """What launchd says of the agent."""
         for domain in self._domains():
             answer = self._launchctl("print", f"{domain}/{LABEL}")
             if answer.code == 0:
-                known = ", ".join(f"{name} {value}" for name, value in facts(answer.output).items())
-                return f"installed in {domain}: {known or 'loaded'}"
+                told = facts(answer.output)
+                known = ", ".join(f"{name} {value}" for name, value in told.items())
+                return Status(f"installed in {domain}: {known or 'loaded'}", told.get("state") == "running")
         file = f"the file {self.path} exists but is not loaded" if self.path.exists() else "not installed"
-        return file + "; install with: autotuner service install"
+        return Status(file + "; install with: autotuner service install", False)
 
     def _domains(self) -> Iterator[str]:
         yield from (f"gui/{self._host.uid}", f"user/{self._host.uid}")
@@ -127,6 +149,7 @@ class Launchd:
         """Load into the first domain that exists; the domain."""
         answer = Result(125, "")
         for domain in self._domains():
+            self._launchctl("enable", f"{domain}/{LABEL}")  # a label that was once disabled answers 5 for ever
             for _ in range(ATTEMPTS):
                 answer = self._launchctl("bootstrap", domain, str(self.path))
                 if answer.code == 0:

@@ -26,6 +26,11 @@ class _TolerantFile(RotatingFileHandler):
         """A full disk costs the line, not the daemon; stderr has it too."""
 
 
+def log_path(state_directory: Path) -> Path:
+    """Where the daemon of a state directory writes its newest events; older ones are in ``.1`` to ``.3`` beside it."""
+    return state_directory / "logs" / LOG_NAME
+
+
 def set_level(level: str) -> None:
     """Drop events below ``level`` from now on."""
     logging.getLogger("autotuner").setLevel(level.upper())

@@ -72,11 +72,19 @@ class Host:
     uid: int = field(default_factory=os.getuid)
 
 
+@dataclass(frozen=True)
+class Status:
+    """What the service manager says of the daemon."""
+
+    sentence: str
+    running: bool
+
+
 class Service(Protocol):
     """A service manager. Every verb returns what to tell the user and raises ServiceError when it could not be done.
 
-    ``install`` may be repeated, ``remove`` of what is not installed is no error, and neither touches what the state
-    directory holds.
+    ``install`` may be repeated, also with a newer Autotuner, ``uninstall`` of what is not installed is no error, and neither
+    touches what the state directory holds.
     """
 
     path: Path
@@ -88,10 +96,13 @@ class Service(Protocol):
     def install(self) -> str:
         """Write the file and start the daemon, now and at every login."""
 
-    def remove(self) -> str:
+    def uninstall(self) -> str:
         """Stop the daemon and delete the file."""
 
-    def status(self) -> str:
+    def restart(self) -> str:
+        """Stop the daemon and start it again, with the file as it is."""
+
+    def status(self) -> Status:
         """Whether it is installed and running."""
 
 

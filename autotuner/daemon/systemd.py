@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from autotuner.daemon.service import RESTART_SECONDS, STOP_SECONDS, Host, Result, ServiceError, Settings, write_file
+from autotuner.daemon.service import RESTART_SECONDS, STOP_SECONDS, Host, Result, ServiceError, Settings, Status, write_file
 
 SYSTEMCTL = "systemctl"
 UNIT = "autotuner.service"
@@ -48,6 +48,7 @@ def unit(settings: Settings) -> str:
         "[Service]",
         "Type=exec",
         "ExecStart=" + " ".join(quoted(word) for word in settings.command),
+        "ExecReload=/bin/kill -HUP $MAINPID",
         "Environment=PYTHONUNBUFFERED=1",
         # Exit code 0 stays down: a wrong setting must not become a restart loop.
         "Restart=on-failure",
@@ -94,7 +95,7 @@ class Systemd:
             "check with: autotuner service status"
         )
 
-    def remove(self) -> str:
+    def uninstall(self) -> str:
         """Stop the daemon and delete the unit; state and logs stay."""
         if not self.path.exists():
             return "the service was not installed"
@@ -103,16 +104,23 @@ class Systemd:
         self._must("daemon-reload")
         return f"removed {self.path}"
 
-    def status(self) -> str:
+    def restart(self) -> str:
+        """Stop the daemon and start it again."""
+        if not self.path.exists():
+            raise ServiceError("not installed; install with: autotuner service install")
+        self._must("restart", UNIT)
+        return f"restarted {UNIT}"
+
+    def status(self) -> Status:
         """What systemd says of the unit."""
         known = facts(self._must("show", UNIT, *(f"--property={name}" for name in SHOWN)))
         if known.get("LoadState") == "not-found":
-            return "not installed; install with: autotuner service install"
+            return Status("not installed; install with: autotuner service install", False)
         words = [f"{known.get('ActiveState', 'unknown')} ({known.get('SubState', 'unknown')})"]
         if known.get("MainPID", "0") != "0":
             words.append(f"pid {known['MainPID']}")
         words.append(f"restarts {known.get('NRestarts', '0')}, last exit code {known.get('ExecMainStatus', '0')}")
-        return "installed: " + ", ".join(words)
+        return Status("installed: " + ", ".join(words), known.get("ActiveState") == "active")
 
     def _must(self, *arguments: str) -> str:
         answer = self._host.run((SYSTEMCTL, "--user", *arguments))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from autotuner.daemon.launchd import Launchd, agent, facts
-from autotuner.daemon.service import Host, Result, ServiceError, Settings, platform_service, run_command
+from autotuner.daemon.service import Host, Result, ServiceError, Settings, Status, platform_service, run_command
 from autotuner.daemon.systemd import Systemd, quoted, unit
 
 OK = Result(0, "")
@@ -45,9 +45,12 @@ def settings(tmp_path):
 
 
 class FakeLaunchd:
-    """Remembers what is loaded where; ``lingering`` prints still succeed after bootout, ``busy`` bootstraps fail first."""
+    """Behaves as documented: bootout returns before the service is gone, and bootstrap of a label that is loaded, leaving or
+    disabled answers 5. ``lingering`` prints still succeed after bootout, ``busy`` bootstraps fail first.
+    """
 
-    def __init__(self, loaded=None, lingering=0, busy=0, no_gui=False, bootout=OK):
+    def __init__(self, loaded=None, lingering=0, busy=0, no_gui=False, bootout=OK, disabled=False):
+        self.disabled = disabled
         self.loaded, self.lingering, self.busy, self.no_gui, self.bootout = loaded, lingering, busy, no_gui, bootout
         self.leaving, self.calls, self.slept = False, [], 0
 
@@ -64,8 +67,16 @@ class FakeLaunchd:
         if verb == "bootout":
             self.leaving = True
             return self.bootout
+        if verb == "kickstart":
+            target = arguments[-1]
+            return OK if self.loaded and target.startswith(self.loaded) else NOT_FOUND
+        if verb == "enable":
+            self.disabled = False
+            return OK
         if self.no_gui and target.startswith("gui"):
             return NO_DOMAIN
+        if self.loaded or self.disabled:
+            return BUSY
         self.busy -= 1
         if self.busy >= 0:
             return BUSY
@@ -142,25 +153,27 @@ def test_removing_unloads_and_deletes_the_file_and_keeps_the_state(settings):
     (settings.state_directory / "journal.sqlite3").write_text("mine")
     # bootout answers 3 when the service left by itself in between.
     fake.bootout = Result(3, "Boot-out failed: 3: No such process")
-    assert service.remove() == f"removed {service.path}"
+    assert service.uninstall() == f"removed {service.path}"
     assert not service.path.exists()
     assert (settings.state_directory / "journal.sqlite3").exists()
-    assert service.remove() == "the service was not installed"
+    assert service.uninstall() == "the service was not installed"
 
 
 def test_status_shows_the_known_fields_and_never_the_environment(settings):
     assert facts(PRINTED.output) == {"state": "running", "pid": "4711", "last exit code": "(never exited)", "runs": "7"}
-    said = FakeLaunchd(loaded="gui/501").service(settings).status()
+    status = FakeLaunchd(loaded="gui/501").service(settings).status()
+    said = status.sentence
+    assert status.running
     assert said == "installed in gui/501: state running, pid 4711, last exit code (never exited), runs 7"
     assert "hunter2" not in said
 
 
 def test_status_tells_not_installed_from_not_loaded(settings):
     service = FakeLaunchd().service(settings)
-    assert service.status().startswith("not installed")
+    assert service.status().sentence.startswith("not installed")
     service.path.parent.mkdir(parents=True)
     service.path.touch()
-    assert "exists but is not loaded" in service.status()
+    assert "exists but is not loaded" in service.status().sentence
 
 
 SHOWN = "LoadState=loaded\nActiveState=active\nSubState=running\nMainPID=4711\nNRestarts=2\nExecMainStatus=0\n"
@@ -198,10 +211,10 @@ def test_removing_the_unit_stops_it_first_and_twice_is_no_error(settings):
     service = fake.service(settings)
     service.install()
     fake.calls.clear()
-    assert service.remove() == f"removed {service.path}"
+    assert service.uninstall() == f"removed {service.path}"
     assert fake.calls == ["disable --now autotuner.service", "daemon-reload"]
     assert not service.path.exists()
-    assert service.remove() == "the service was not installed"
+    assert service.uninstall() == "the service was not installed"
 
 
 def test_the_unit_restarts_after_a_crash_only():
@@ -241,7 +254,9 @@ def test_systemd_itself_accepts_the_unit(tmp_path):
     ],
 )
 def test_status_of_the_unit_is_one_sentence(settings, output, expected):
-    assert FakeSystemd(show=Result(0, output)).service(settings).status() == expected
+    assert FakeSystemd(show=Result(0, output)).service(settings).status() == Status(
+        expected, expected.startswith("installed: active")
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,3 +287,51 @@ def test_the_interpreter_of_the_virtual_environment_is_kept(tmp_path):
 
 def test_a_missing_service_manager_is_a_result():
     assert run_command(["/no/such/launchctl"]) == Result(127, "/no/such/launchctl is not installed")
+
+
+def test_an_agent_that_was_once_disabled_is_enabled_by_installing_it(settings):
+    fake = FakeLaunchd(disabled=True)
+    fake.service(settings).install()
+    assert fake.loaded == "gui/501"
+
+
+def test_a_restart_is_one_kickstart_of_the_loaded_agent(settings):
+    fake = FakeLaunchd(loaded="user/501")
+    assert fake.service(settings).restart() == "restarted dev.autotuner.daemon in user/501"
+    assert fake.calls[-1] == "kickstart -k user/501/dev.autotuner.daemon"
+
+
+def test_what_is_not_loaded_cannot_be_restarted(settings):
+    with pytest.raises(ServiceError, match="not installed; install with"):
+        FakeLaunchd().service(settings).restart()
+    with pytest.raises(ServiceError, match="not installed; install with"):
+        FakeSystemd().service(settings).restart()
+
+
+def test_a_kickstart_that_fails_is_told(settings):
+    def refuse(arguments):
+        return PRINTED if arguments[1] == "print" else Result(37, "Operation already in progress")
+
+    with pytest.raises(ServiceError, match="kickstart failed: Operation already in progress"):
+        Launchd(settings, Host(refuse, lambda _: None, 501)).restart()
+
+
+def test_the_unit_is_restarted_and_reloaded_by_systemd(settings):
+    fake = FakeSystemd()
+    service = fake.service(settings)
+    service.install()
+    fake.calls.clear()
+    assert service.restart() == "restarted autotuner.service"
+    assert fake.calls == ["restart autotuner.service"]
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in unit(settings)
+
+
+@pytest.mark.parametrize("fake", [FakeLaunchd(), FakeSystemd()])
+def test_installing_again_after_an_upgrade_keeps_what_the_state_directory_holds(settings, fake):
+    service = fake.service(settings)
+    service.install()
+    (settings.state_directory / "journal.sqlite3").write_text("mine")
+    service.path.write_text("the file of an older version")
+    service.install()
+    assert service.path.read_text() == service.print()
+    assert (settings.state_directory / "journal.sqlite3").read_text() == "mine"
