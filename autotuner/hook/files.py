@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
+
+from autotuner.hook.held import HeldFile
 
 _SLUG_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.")
 _SLUG_LENGTH = 64
-_LEAST_DESCRIPTOR = 128
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENODEV, errno.ENOTSUP, errno.ENOSYS)  # by this file system
 
 
@@ -37,30 +35,6 @@ def make_run_directory(state: Path, name: str, now_unix: float) -> Path:
             number += 1
         else:
             return runs / f"{stem}-{number}"
-
-
-class HeldFile:
-    """An open descriptor, closed with its last user: another thread may be in the middle of a call with it."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, path: str | os.PathLike[str], flags: int) -> None:
-        """Open ``path`` for its owner alone; raises OSError.
-
-        The number is moved out of the way: a script that closes a small number twice, or all of them, must not make the next
-        file that it opens ours.
-        """
-        opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
-        try:
-            self.number = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _LEAST_DESCRIPTOR)
-        except OSError:  # the process may not have that many
-            self.number = opened
-        else:
-            os.close(opened)
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        with contextlib.suppress(AttributeError, OSError):  # never opened, or closed by the script
-            close(self.number)
 
 
 def new_file(path: str | os.PathLike[str], size: int) -> HeldFile:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from autotuner.errors import ProtocolError
-from autotuner.hook.files import HeldFile, new_file
+from autotuner.hook.files import new_file
+from autotuner.hook.held import HeldFile
 from autotuner.messages import MODES, PROTOCOL_VERSION
 
 MAGIC = b"ATPAGE1\0"
@@ -55,8 +56,8 @@ class Heartbeat:
 def create_page(path: str | os.PathLike[str], positions: Sequence[int], now: float) -> None:
     """Make the page of a new run: revision 0 holds the positions that the script starts with."""
     page = new_file(path, PAGE_BYTES)
-    os.pwrite(page.number, _checked(_HEADER.pack(MAGIC, PROTOCOL_VERSION)), 0)
-    os.pwrite(page.number, _pack_slot(Revision(0, now, tuple(positions))), _SLOT_OFFSETS[0])
+    page.write(_checked(_HEADER.pack(MAGIC, PROTOCOL_VERSION)), 0)
+    page.write(_pack_slot(Revision(0, now, tuple(positions))), _SLOT_OFFSETS[0])
 
 
 class PageReader:
@@ -74,7 +75,7 @@ class PageReader:
 
     def announced(self) -> int:
         """The number of the newest revision; 0 when the page was cut short."""
-        return _number(os.pread(self._file.number, _WORD.size, _WORD_OFFSET), "little")
+        return self._file.word(_WORD_OFFSET)
 
     def revision(self) -> Revision | None:
         """The newest revision that is intact and was announced, or None."""
@@ -97,7 +98,7 @@ class PageReader:
         return _unpack_heartbeat(self._read())
 
     def _read(self) -> bytes:
-        return os.pread(self._file.number, PAGE_BYTES, 0)
+        return self._file.read(PAGE_BYTES, 0)
 
 
 class PageWriter:

@@ -60,7 +60,7 @@ class RingWriter:
             raise ValueError(f"ring capacity {capacity}; allowed is a power of two up to {MAX_CAPACITY}")
         self._capacity = capacity
         self._file = new_file(path, HEADER_BYTES + capacity * RECORD_BYTES)
-        os.pwrite(self._file.number, _pack_header(capacity), 0)
+        self._file.write(_pack_header(capacity), 0)
         self._pending: deque[bytes] = deque()
         self.take: Callable[[], int] = itertools.count(1).__next__
         self.append: Callable[[bytes], None] = self._pending.append
@@ -121,7 +121,7 @@ class RingWriter:
                 self._pwrite(number, frame)
 
     def _pwrite(self, number: int, data: bytes) -> None:
-        os.pwrite(self._file.number, data, HEADER_BYTES + number % self._capacity * RECORD_BYTES)
+        self._file.write(data, HEADER_BYTES + number % self._capacity * RECORD_BYTES)
 
 
 class RingReader:

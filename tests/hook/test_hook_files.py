@@ -1,12 +1,17 @@
 """What the hook holds open: never mapped, never in the way of the script's own files, closed with its last user."""
 
+import errno
 import fcntl
 import os
+import sys
+import threading
+import time
 
 import pytest
 
-from autotuner.hook import AutotunerWarning, attach, files
-from autotuner.hook.files import HeldFile, new_file
+from autotuner.hook import AutotunerWarning, attach, held
+from autotuner.hook.files import new_file
+from autotuner.hook.held import HeldFile
 from autotuner.messages import Sample
 
 
@@ -79,7 +84,7 @@ def test_a_process_with_few_descriptors_keeps_the_small_number(tmp_path, monkeyp
     def too_high(*arguments):
         raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(files.fcntl, "fcntl", too_high)
+    monkeypatch.setattr(held.fcntl, "fcntl", too_high)
     file = HeldFile(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     assert os.pwrite(file.number, b"x", 0) == 1
 
@@ -103,3 +108,61 @@ def test_files_that_are_cut_short_in_place_cost_no_exception_and_keep_the_knobs(
         assert (run.guided, run.mode) == (False, None)
     run.close()
     assert run.knobs.micro_batch == 32
+
+
+@pytest.fixture(params=["C library", "Python"])
+def calls(request, monkeypatch):
+    """The two ways to read and write."""
+    if request.param == "Python":
+        monkeypatch.setattr(held, "_pwrite", None)
+        monkeypatch.setattr(held, "_pread", None)
+        monkeypatch.setattr(held, "_word", bytearray)
+    return request.param
+
+
+def test_what_is_written_at_an_offset_is_read_there(tmp_path, calls):
+    file = new_file(tmp_path / "file", 64)
+    file.write((2**63 + 5).to_bytes(8, "little"), 16)
+    file.write(b"\0behind the end", 100)
+    assert (file.word(16), file.word(0), file.word(1000), file.word(110)) == (2**63 + 5, 0, 0, 0)
+    assert file.read(16, 99) == b"\0\0behind the end"
+
+
+def test_a_call_that_fails_says_why(tmp_path, calls):
+    new_file(tmp_path / "file", 64)
+    file = HeldFile(tmp_path / "file", os.O_RDONLY)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is the message
+        file.write(b"x", 0)
+    assert caught.value.errno == errno.EBADF
+    os.close(file.number)
+    for call in (lambda: file.word(0), lambda: file.read(8, 0)):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            call()
+
+
+@pytest.mark.skipif(held._pwrite is None, reason="this C library cannot be called")
+def test_a_report_does_not_hand_the_interpreter_to_another_thread(run):
+    """A thread that takes the interpreter whenever it is free never gets it while reports are made."""
+    turns, stop = 0, False
+
+    def take_turns():
+        nonlocal turns
+        while not stop:
+            turns += 1
+            time.sleep(0)
+
+    interval = sys.getswitchinterval()
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    sys.setswitchinterval(1000.0)  # nobody is made to give it up
+    try:
+        before = turns
+        for step in range(300):
+            run.report(step, 0.5)
+            run.poll()
+        during = turns - before
+    finally:
+        sys.setswitchinterval(interval)
+        stop = True
+        thread.join()
+    assert during == 0

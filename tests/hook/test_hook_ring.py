@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotuner.errors import ProtocolError
+from autotuner.hook.held import HeldFile
 from autotuner.hook.record import FRAME, RECORD_BYTES, SAMPLE_BODY
 from autotuner.hook.ring import DEFAULT_CAPACITY, HEADER_BYTES, RingReader, RingWriter
 from autotuner.messages import KIND_SAMPLE, PROTOCOL_VERSION, Acknowledgement, Evaluation, Goodbye, Sample
@@ -259,7 +260,7 @@ def test_an_interrupt_in_the_middle_of_a_flush_loses_nothing(ring, reader, monke
 
     append_samples(ring, [1, 2, 3])
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", interrupted)
+        patch.setattr(HeldFile, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ring.flush()
     ring.goodbye(Goodbye(1.0, 1))
