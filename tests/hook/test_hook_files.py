@@ -157,7 +157,7 @@ def test_a_report_does_not_hand_the_interpreter_to_another_thread(run):
     sys.setswitchinterval(1000.0)  # nobody is made to give it up
     try:
         before = turns
-        for step in range(300):
+        for step in range(2000):
             run.report(step, 0.5)
             run.poll()
         during = turns - before
