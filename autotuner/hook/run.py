@@ -42,11 +42,12 @@ GUIDED_SECONDS = 30.0
 SETTLE_SECONDS = 2.0
 """A revision written this soon after the script set a knob may not know of it: the script's value stays."""
 
-_BAD_VALUES = (TypeError, ValueError, OverflowError, struct.error)
 EXCHANGE_SECONDS = 0.001
 CREDIT_SECONDS = 0.1
 """A report brings its record into the file and looks at the knobs, two system calls. A script that reports more than once in
 EXCHANGE_SECONDS, and goes on after CREDIT_SECONDS / EXCHANGE_SECONDS such reports, does so once for several reports."""
+
+_BAD_VALUES = (TypeError, ValueError, OverflowError, struct.error)
 
 # Constants of the hot path.
 _pack_sample, _pack_frame = SAMPLE_BODY.pack, FRAME.pack
