@@ -27,7 +27,7 @@ class Command:
     module: str
     sentence: str
     parses_itself: bool = False
-    """Its module has ``main(words) -> int`` instead."""
+    """Its module has ``main(words) -> int`` in place of ``run``."""
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -53,6 +53,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("report", "autotuner.cli.report", "one page with the course of one or more runs"),
     Command("doctor", "autotuner.cli.doctor", "check sensors, journal, policy and installation"),
     Command("config", "autotuner.cli.config", "every setting with its value and origin"),
+    Command("completion", "autotuner.cli.completion", "what bash, zsh or fish needs to complete this command line"),
     Command("service", "autotuner.cli.service", "install, remove or show the login service"),
 )
 
@@ -99,7 +100,12 @@ def _complain(error: object, code: int) -> int:
     return code
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def whole_parser() -> argparse.ArgumentParser:
+    """The parser with the options of every command, which imports the modules of all of them."""
+    return _parser([command.name for command in COMMANDS], also_their_own=True)
+
+
+def _parser(words: Sequence[str], also_their_own: bool = False) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="autotuner",
         description="Watches diffusion-model training on this machine and tunes it while it runs.",
@@ -110,7 +116,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         subparser = commands.add_parser(command.name, help=command.sentence, description=f"{command.name}: {command.sentence}.")
-        if command.name in words and not command.parses_itself:  # only the one that may be meant is imported
+        if command.name in words and (
+            also_their_own or not command.parses_itself
+        ):  # only the one that may be meant is imported
             importlib.import_module(command.module).add_arguments(subparser)
     return parser
 

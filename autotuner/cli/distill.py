@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from autotuner.cli import FOUND_WRONG, OK
 from autotuner.cli.distill_report import add_arguments as add_report_arguments
 from autotuner.cli.distill_report import run as run_report
+from autotuner.cli.output import add_json, words_aside
 from autotuner.cli.train import Bar, add_recipe, positive, recipe_of, stopping_on_signals
 from autotuner.errors import AutotunerError
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     begin = actions.add_parser("run", help="train students; the same command again continues")
     add_recipe(begin)
+    add_json(begin, "words to standard error, and one JSON document at the end")
     begin.add_argument("--to", type=positive, metavar="STEPS", help="steps of the last student, a power of two (default: 4)")
     begin.add_argument("--seconds", type=float, metavar="S", help="wall time (default: half of the teacher's)")
     begin.add_argument(
@@ -36,7 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do one of both."""
-    return run_report(arguments) if arguments.action == "report" else _distil(arguments)
+    if arguments.action == "report":
+        return run_report(arguments)
+    from autotuner.diffusion.distillation import students
+
+    with words_aside(arguments) as tell:
+        code = _distil(arguments)
+        out = recipe_of(arguments).out
+        tell({"out": out, "finished": code == OK, "student_steps": list(students.known(out))})
+    return code
 
 
 def _distil(arguments: argparse.Namespace) -> int:

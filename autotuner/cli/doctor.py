@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotuner.cli import EXTRA_OF, FOUND_WRONG, OK
+from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.status import ask
 from autotuner.cli.text import duration, size, table
@@ -44,16 +45,18 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--record", type=Path, metavar="FILE", help="write down what every reader reads here, to send to us")
+    add_json(parser)
     add_state_directory(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; 1 when any is FAIL."""
     if arguments.record is not None:
-        return _record(arguments.record)
+        return _record(arguments)
     config = configuration(arguments)
     findings = [finding for check in CHECKS for finding in check(config)]
-    print(table(("", "CHECK", "FOUND"), [(f.level, f.subject, f.text) for f in findings]))
+    words = table(("", "CHECK", "FOUND"), [(f.level, f.subject, f.text) for f in findings])
+    show(arguments, {"findings": [vars(finding) for finding in findings]}, words)
     return FOUND_WRONG if any(finding.level == FAIL for finding in findings) else OK
 
 
@@ -178,10 +181,12 @@ CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
 )  # fmt: skip
 
 
-def _record(path: Path) -> int:
+def _record(arguments: argparse.Namespace) -> int:
     from autotuner.telemetry.record import record
     from autotuner.telemetry.registry import Registry
 
+    path: Path = arguments.record
     path.write_text(json.dumps(record(Registry()), indent=1, sort_keys=True) + "\n")
-    print(f"{path}: what the sensors of this machine read, without names and environment; look at it before you send it")
+    words = f"{path}: what the sensors of this machine read, without names and environment; look at it before you send it"
+    show(arguments, {"file": path}, words)
     return OK

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from autotuner.cli import OK
+from autotuner.cli.output import add_json
 from autotuner.cli.train import add_recipe, not_negative, positive, recipe_of
 
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, nargs="+", metavar="N", help="sampling steps to measure at")
     parser.add_argument("--images", type=positive, metavar="N", help="pictures of each kind; at most as many as are held out")
     parser.add_argument("--paired-images", type=not_negative, metavar="N", help="noises of the paired error; 0 leaves it out")
-    parser.add_argument("--json", action="store_true", help="one line of JSON in place of the table")
+    add_json(parser, "one line of JSON in place of the table")
 
 
 def run(arguments: argparse.Namespace) -> int:

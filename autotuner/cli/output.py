@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,20 @@ def add_json(parser: argparse.ArgumentParser, sentence: str = "print one JSON do
 def show(arguments: argparse.Namespace, document: Any, words: str) -> None:
     """Print the document with ``--json``, else the words."""
     print(json.dumps(_plain(document), indent=1, allow_nan=False) if arguments.json else words)
+
+
+@contextlib.contextmanager
+def words_aside(arguments: argparse.Namespace) -> Iterator[Callable[[Any], None]]:
+    """For commands that speak while they work: with ``--json`` their words go to standard error.
+
+    What it yields prints the one document at the end, and without ``--json`` nothing.
+    """
+    if not arguments.json:
+        yield lambda document: None
+        return
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield lambda document: print(json.dumps(_plain(document), indent=1, allow_nan=False), file=out)
 
 
 def _plain(value: Any) -> Any:

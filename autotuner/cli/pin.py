@@ -7,7 +7,8 @@ import sys
 import time
 
 from autotuner.cli import OK
-from autotuner.cli.settings import add_state_directory, configuration
+from autotuner.cli.output import add_json, show
+from autotuner.cli.settings import RUN_HELP, add_state_directory, configuration
 from autotuner.daemon.address import read_address
 from autotuner.errors import AutotunerError
 from autotuner.journal import Journal, PinRecord, Reader, RunRecord, journal_path
@@ -16,12 +17,13 @@ from autotuner.knobs import KnobDeclaration
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of both commands."""
-    parser.add_argument("RUN", help="a run's id, the beginning of it, or its name (the newest run of that name)")
+    parser.add_argument("RUN", help=RUN_HELP)
     parser.add_argument("KNOB", help="one of the run's knobs")
     if parser.prog.endswith(" pin"):
         parser.add_argument(
             "--value", type=float, metavar="V", help="hold it at this value of its ladder (default: where it is)"
         )
+    add_json(parser)
     add_state_directory(parser)
 
 
@@ -33,8 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     knob = _knob(found, arguments.KNOB)
     with Journal(journal_path(state)) as journal:
         said = _release(journal, found, knob) if arguments.command == "release" else _pin(journal, found, knob, arguments.value)
-    print(said)
-    if read_address(state) is None:
+    daemon = read_address(state) is not None
+    pinned = arguments.command == "pin"
+    document = {"run_id": found.run_id, "knob": knob.name, "pinned": pinned, "daemon_running": daemon}
+    show(arguments, document | ({"value": arguments.value} if pinned else {}), said)
+    if not daemon:
         print(f"no daemon is running for {state}: it takes effect when one starts", file=sys.stderr)
     return OK
 

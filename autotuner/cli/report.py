@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from autotuner.cli import OK
+from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.errors import AutotunerError
 from autotuner.journal import Reader, journal_path
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, action="append", metavar="DIR", help="the trainer's result directory, once a run"
     )
+    add_json(parser)
     add_state_directory(parser)
 
 
@@ -34,5 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
     with Reader(journal_path(configuration(arguments).state_directory)) as journal:
         ids = [journal.find_run(name).run_id for name in arguments.RUN]
         runs = [ReportRun.load(journal, run_id, directory) for run_id, directory in zip(ids, results, strict=False)]
-    print(write_report(runs, arguments.out))
+    path = write_report(runs, arguments.out)
+    show(arguments, {"report": path, "runs": ids}, str(path))
     return OK

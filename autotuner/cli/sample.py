@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotuner.cli import OK
+from autotuner.cli.output import add_json, words_aside
 from autotuner.cli.train import add_recipe, not_negative, positive, recipe_of
 from autotuner.errors import ConfigurationError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_recipe(parser)
+    add_json(parser, "words to standard error, and one JSON document at the end")
     parser.add_argument("--who", choices=("teacher", "student"), default="teacher")
     parser.add_argument("--steps", type=positive, default=16, help="sampling steps (default: %(default)s)")
     parser.add_argument("--count", type=positive, default=32, help="images (default: %(default)s)")
@@ -42,22 +44,31 @@ def add_ways(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw the grid and print how it was drawn, and its path."""
+    with words_aside(arguments) as tell:
+        target, sentence = _draw(arguments)
+        tell({"file": target, "way": sentence})
+    return OK
+
+
+def _draw(arguments: argparse.Namespace) -> tuple[Path, str]:
+    """The picture's path and how it was drawn."""
     from autotuner.diffusion import checkpoint
     from autotuner.diffusion.sample import save_grid
 
     out = recipe_of(arguments).out
     path, steps = out / checkpoint.FILE_NAME, arguments.steps
-    way = _way(arguments, path)
+    way, sentence = _way(arguments, path), "as configured"
     if way is None:
         images = checkpoint.samples(path, arguments.who, steps, arguments.count, arguments.seed, arguments.sigma_rel)
     else:
         images, steps = way.draw(arguments.count, arguments.seed), way.table.evaluations
-        print(way.sentence)
+        sentence = way.sentence
+        print(sentence)
     target = arguments.out or out / f"sample-{arguments.who}-{steps:02d}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     save_grid(images, str(target))
     print(target)
-    return OK
+    return target, sentence
 
 
 def _way(arguments: argparse.Namespace, path: Path) -> Way | None:

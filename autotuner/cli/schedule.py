@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from autotuner.cli import OK
+from autotuner.cli.output import add_json, words_aside
 from autotuner.cli.train import add_recipe, not_negative, positive, recipe_of
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ STEPS = (4, 6, 8)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_recipe(parser)
+    add_json(parser, "words to standard error, and one JSON document at the end")
     parser.add_argument(
         "--steps",
         type=positive,
@@ -34,6 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Learn, judge and save; print the ladder of each number of evaluations."""
+    with words_aside(arguments) as tell:
+        tell({"learned": [_document(built, path) for built, path in _learn(arguments)]})
+    return OK
+
+
+def _document(built: Built, path: Path) -> dict[str, Any]:
+    rungs = [{"name": v.rung.name, "error": float(v.rung.error), "kept": v.kept, "why": v.why} for v in built.verdicts]
+    return {"evaluations": built.evaluations, "file": path, "rungs": rungs}
+
+
+def _learn(arguments: argparse.Namespace) -> list[tuple[Built, Path]]:
     from autotuner.diffusion import betas, checkpoint
     from autotuner.diffusion.schedules import artefact, build, latency
     from autotuner.diffusion.schedules.learn import Effort
@@ -49,11 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     network = artefact.identify(denoiser)
     timesteps = betas.sigmas(config.beta_schedule) if config.process.startswith("vp_") else None
     sets = build.draw_sets(denoiser, shape, classes, count, *config.levels, arguments.seed)
+    learned = []
     for each, effort in zip(evaluations, efforts, strict=True):
         built = build.build(denoiser, sets, each, effort)
         path = artefact.save(built.saved(network), out, timesteps)
         print("\n".join([*lines(built), f"  saved {path}"]))
-    return OK
+        learned.append((built, Path(path)))
+    return learned
 
 
 def lines(built: Built) -> list[str]:

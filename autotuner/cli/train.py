@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotuner.cli import FOUND_WRONG, OK
+from autotuner.cli.output import add_json, words_aside
 from autotuner.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ KEPT = ("checkpoint.safetensors", "result.json")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_recipe(parser)
+    add_json(parser, "words to standard error, and one JSON document at the end")
     parser.add_argument(
         "--restart", action="store_true", help="begin anew where the output directory holds a training; it is kept aside"
     )
@@ -79,13 +81,20 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train to the end of the budget; running the same command again continues, or says that it is finished."""
-    from autotuner.diffusion import checkpoint
-
     recipe = recipe_of(arguments)
     dataset, config = recipe.prepared()
     if arguments.dry_run:
         print(json.dumps({"out": str(recipe.out), "images": dataset.origin, **config.to_dict()}, indent=1))
         return OK
+    with words_aside(arguments) as tell:
+        code = _begin(arguments, recipe, dataset, config)
+        tell({"out": recipe.out, "finished": code == OK, "result": _result(recipe.out)})
+    return code
+
+
+def _begin(arguments: argparse.Namespace, recipe: Recipe, dataset: Dataset, config: TrainerConfig) -> int:
+    from autotuner.diffusion import checkpoint
+
     if arguments.restart:
         _set_aside(recipe.out)
     if _finished(recipe.out, config):
@@ -94,6 +103,12 @@ def run(arguments: argparse.Namespace) -> int:
     recipe.out.mkdir(parents=True, exist_ok=True)
     path = recipe.out / checkpoint.FILE_NAME
     return _train(recipe, config, dataset, path if path.is_file() else None, hook=recipe.hook and not arguments.no_hook)
+
+
+def _result(out: Path) -> Any:
+    """``result.json`` of a finished training; None before."""
+    path = out / "result.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _train(recipe: Recipe, config: TrainerConfig, dataset: Dataset, resumed: Path | None, *, hook: bool) -> int:

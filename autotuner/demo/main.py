@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import shutil
 import signal
@@ -42,6 +43,7 @@ class Options:
     policy: str
     seed: int
     state: Path | None
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,15 @@ class Trained:
 def parse(arguments: Sequence[str] | None) -> Options:
     """Read the command line; argparse answers what is wrong with it and ends with code 2."""
     parser = argparse.ArgumentParser("autotuner demo", description=__doc__)
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+    if not 20 <= options.seconds <= 36_000:
+        parser.error(f"--seconds {options.seconds:g}; allowed is 20 to 36000")
+    return Options(options.seconds, options.out, options.data, options.policy, options.seed, options.state, options.json)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument(
         "--seconds", type=float, default=DEFAULT_SECONDS, help="budget of each of the two runs (default: %(default)g)"
     )
@@ -68,10 +79,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         "--seed", type=int, default=0, help="seed of model and data order, the same in both runs (default: %(default)s)"
     )
     parser.add_argument("--state", type=Path, help="keep the state directory here (default: a temporary one)")
-    options = parser.parse_args(arguments)
-    if not 20 <= options.seconds <= 36_000:
-        parser.error(f"--seconds {options.seconds:g}; allowed is 20 to 36000")
-    return Options(options.seconds, options.out, options.data, options.policy, options.seed, options.state)
+    parser.add_argument("--json", action="store_true", help="words to standard error, and one JSON document at the end")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal or a time limit must not leave children behind
         signal.signal(number, _interrupt)
-    screen = Screen()
+    screen = Screen(sys.stderr) if options.json else Screen()
     state = options.state or Path(tempfile.mkdtemp(prefix="autotuner-demo-"))
     logs = state / "demo-logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -95,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.state is None:
         shutil.rmtree(state, ignore_errors=True)
     screen.say(f"\nreport: {report.resolve()}")
+    if options.json:
+        print(json.dumps({"report": str(report.resolve())}))
     return 0
 
 
