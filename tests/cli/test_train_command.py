@@ -45,7 +45,13 @@ def test_any_width_of_average_can_be_drawn_from_where_snapshots_are_kept(config,
 
 
 def test_the_same_command_again_says_that_it_is_finished_and_a_larger_budget_continues(config, capsys):
-    main(["train", str(config), "--no-hook"])
+    main(["train", str(config), "--no-hook", "--json"])
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert (document["finished"], document["result"]["steps"]) == (True, 6)
+    assert "held out" in said.err
+    assert main(["sample", str(config), "--steps", "2", "--count", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file"].endswith("sample-teacher-02.png")
     assert main(["train", str(config), "--no-hook"]) == 0
     assert "holds the finished training" in capsys.readouterr().out
     assert main(["train", str(config), "--no-hook", "--set", "budget.steps=8"]) == 0
