@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autotuner.errors import DeclarationError
 
 EFFECTS = ("live", "boundary", "epoch", "restart", "none")
-"""When a change takes effect; ``none`` declares a knob that must not be touched."""
+"""When a change takes effect; a ``restart`` knob is moved between runs only, a ``none`` knob never."""
 
 MAX_LADDER = 16
 """Most values that one ladder may have."""
@@ -68,8 +68,8 @@ class KnobDeclaration:
 
     @property
     def tunable(self) -> bool:
-        """Whether the daemon may move it at all."""
-        return self.effect != "none" and len(self.values) > 1
+        """Whether the daemon may move it while the run lives."""
+        return self.effect not in ("restart", "none") and len(self.values) > 1
 
 
 def declare(name: str, start: float, values: tuple[float, ...] | list[float], effect: str = "live") -> KnobDeclaration:

@@ -91,12 +91,11 @@ def _init_trackers(
 
 def _optimizer_step(original: Callable[..., Any], optimizer: Any, *arguments: Any, **named: Any) -> Any:
     now = session()
-    rates = now.scaled_rates(optimizer)
+    now.safely(now.before_optimizer, optimizer)
     try:
         result = original(optimizer, *arguments, **named)
     finally:
-        for group, rate in rates:
-            group["lr"] = rate
+        now.after_optimizer()
     now.safely(now.stepped, optimizer)
     return result
 

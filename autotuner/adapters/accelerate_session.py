@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotuner.adapters import device_memory, environment
-from autotuner.adapters.pieces import UNKNOWN, NotDivisible, cut, images_in
+from autotuner.adapters.learning_rate import LR_SCALES, RateScale
+from autotuner.adapters.pieces import UNKNOWN, NotDivisible, cut, divisors, images_in
 from autotuner.adapters.table import offer
 from autotuner.adapters.training import PACES, Training
 from autotuner.hook import attach
@@ -15,10 +16,6 @@ from autotuner.hook.life import OPEN
 from autotuner.hook.warning import warn
 from autotuner.messages import FLAG_NOT_FINITE, FLAG_OUT_OF_MEMORY, NAN
 
-MAX_SHAPES = 8
-"""Most sizes of pieces that are offered: each is a shape, for which the framework keeps memory."""
-RAMP_STEPS = 50
-"""Fewest optimizer steps in which the learning rate doubles or halves."""
 MODEL_SETTINGS = ("resolution", "rank", "gradient_checkpointing", "mixed_precision")
 """What scripts call the settings that decide on memory besides the batch."""
 
@@ -65,7 +62,7 @@ class Session:
         self._loss: Any = 0.0
         self._loss_weight = 0.0
         self._images = 0
-        self._lr_scale = 1.0
+        self._rates = RateScale()
 
     def safely(self, part: Callable[..., None], *arguments: Any) -> None:
         """Do our part; what it raises is told once, and from then on the script runs as if we were not there."""
@@ -129,17 +126,14 @@ class Session:
         elif optimizer.gradient_state.sync_gradients and self._accelerator is not None and self._loss_weight:
             self._report(FLAG_NOT_FINITE if optimizer.step_was_skipped else 0)
 
-    def scaled_rates(self, optimizer: Any) -> list[tuple[Any, Any]]:
-        """Multiply the learning rates for this step; returns what to put back. The scale moves slowly to its new value."""
-        wanted = float(self._knob("lr_scale", 1.0))
-        if not optimizer.gradient_state.sync_gradients or (wanted == 1.0 and self._lr_scale == 1.0):
-            return []
-        most = 2.0 ** (1.0 / RAMP_STEPS)
-        self._lr_scale = min(max(wanted, self._lr_scale / most), self._lr_scale * most)
-        rates = [(group, group["lr"]) for group in optimizer.param_groups]
-        for group, rate in rates:
-            group["lr"] = rate * self._lr_scale
-        return rates
+    def before_optimizer(self, optimizer: Any) -> None:
+        """Right before an optimizer is asked to step."""
+        if optimizer.gradient_state.sync_gradients:
+            self._rates.apply(optimizer.param_groups, self._knob("lr_scale", 1.0))
+
+    def after_optimizer(self) -> None:
+        """Right after it, before any scheduler steps."""
+        self._rates.restore()
 
     def ran_out_of_memory(self) -> None:
         """The script dies of it: the last record says so, and with which knobs."""
@@ -187,7 +181,7 @@ class Session:
         if "pace" in self._offered:
             knobs["pace"] = offer("accelerate", "pace", self._start.get("pace", 1.0), PACES)
         if "lr_scale" in self._offered:
-            knobs["lr_scale"] = offer("accelerate", "lr_scale", 1.0, (0.25, 0.5, 1.0, 2.0))
+            knobs["lr_scale"] = offer("accelerate", "lr_scale", 1.0, LR_SCALES)
         steps = self._config.get("max_train_steps")
         run = attach(
             self.name,
@@ -224,8 +218,3 @@ class Session:
             "batch": self._batch_images,
             **known,
         }
-
-
-def divisors(batch: int) -> list[int]:
-    """Sizes into which a batch can be cut without a remainder, which would be one more shape: the largest of them."""
-    return [size for size in range(batch, 0, -1) if batch % size == 0][:MAX_SHAPES]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNKNOWN = 0
+MAX_SHAPES = 8
+"""Most sizes of pieces that are offered: each is a shape, for which the framework keeps memory."""
 
 
 class NotDivisible(ValueError):  # noqa: N818 - it is an answer, not a fault
@@ -78,3 +80,8 @@ def _like_mapping(original: Mapping[Any, Any], parts: dict[Any, Any]) -> Any:
         return parts if type(original) is dict else type(original)(parts)  # type: ignore[call-arg]
     except TypeError:
         return parts
+
+
+def divisors(batch: int) -> list[int]:
+    """Sizes into which a batch can be cut without a remainder, which would be one more shape: the largest of them."""
+    return [size for size in range(batch, 0, -1) if batch % size == 0][:MAX_SHAPES]

@@ -40,6 +40,8 @@ class Training:
         self._pauses = pauses or Pauses()
         self._clock = clock
         self._began: float | None = None
+        self._first = {name: run.knobs[name] for name in run.knobs}
+        self._moved: dict[str, None] = {}
 
     def rest(self) -> None:
         """Pause for pace; call it after each forward and backward pass, so that the pauses are many and short."""
@@ -62,7 +64,14 @@ class Training:
             flags=flags,
         )
         self._began = now
+        self._moved |= {name: None for name, value in self._first.items() if self.run.knobs[name] != value}
         self._follow_cache_limit()
+
+    @property
+    def summary(self) -> str:
+        """Which knobs have moved, for the last line of a script: ``412 steps; moved: pace; not moved: micro_batch``."""
+        still = [name for name in self._first if name not in self._moved]
+        return f"{self.step} steps; moved: {', '.join(self._moved) or 'no knob'}; not moved: {', '.join(still) or 'no knob'}"
 
     def knob(self, name: str, otherwise: Any) -> Any:
         """The value in force of a knob, or ``otherwise`` when the run does not offer it."""

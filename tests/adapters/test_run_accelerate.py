@@ -30,9 +30,10 @@ def test_a_script_that_ran_out_of_memory_goes_on_from_its_checkpoint_with_smalle
     machine = tmp_path / "train.py"
     machine.write_text(SMALL_MACHINE)
     script = [str(machine), str(EXAMPLE), "--output_dir", str(tmp_path / "out"), "--max_train_steps", "80"]
+    autotuner = [sys.executable, "-m", "autotuner", "run", "--restarts", "3", "--json"]
+    autotuner += ["--resume=--resume_from_checkpoint latest", "--"]
     done = subprocess.run(
-        [sys.executable, "-m", "autotuner", "run", "--restarts", "3", "--resume=--resume_from_checkpoint latest", "--json"]
-        + ["--", sys.executable, *script, "--checkpointing_steps", "20"],
+        [*autotuner, sys.executable, *script, "--checkpointing_steps", "20"],
         env={**os.environ, "AUTOTUNER_STATE_DIR": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
