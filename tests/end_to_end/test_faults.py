@@ -181,8 +181,8 @@ def restart(daemon, scene):
     [
         ("telemetry.ring", overwrite, "is not a telemetry ring"),
         ("telemetry.ring", cut_short, "is cut short"),
-        ("knobs.page", overwrite, "is not a knob page"),
-        ("knobs.page", os.unlink, "No such file"),
+        pytest.param("knobs.page", overwrite, "is not a knob page", marks=pytest.mark.slow),
+        pytest.param("knobs.page", os.unlink, "No such file", marks=pytest.mark.slow),
     ],
     ids=["ring overwritten", "ring cut short", "page overwritten", "page deleted"],
 )
@@ -228,12 +228,11 @@ def test_a_daemon_that_comes_late_or_again_reads_all_that_was_written_without_it
     scene.trained_on(100)
     daemon = scene.daemon()
     scene.guided()
-    for _ in range(2):
-        daemon.kill()
-        daemon.wait()
-        scene.trained_on(100)
-        daemon = scene.daemon()
-        scene.guided()
+    daemon.kill()
+    daemon.wait()
+    scene.trained_on(100)
+    daemon = scene.daemon()
+    scene.guided()
     scene.nothing_was_lost()
     assert daemon.poll() is None
     scene.finish()
@@ -272,7 +271,7 @@ def test_a_daemon_of_another_version_leaves_the_run_alone_and_the_next_one_guide
     scene.finish()
 
 
-@pytest.mark.parametrize("length", [0, 100])
+@pytest.mark.parametrize("length", [0, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_ring_that_is_cut_short_in_place_does_not_end_the_training(scene, length):
     path = scene.run_directory / "telemetry.ring"
     scene.trained_on()
@@ -281,7 +280,7 @@ def test_a_ring_that_is_cut_short_in_place_does_not_end_the_training(scene, leng
     scene.finish()
 
 
-@pytest.mark.parametrize("length", [0, 100])
+@pytest.mark.parametrize("length", [0, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_page_that_is_cut_short_in_place_costs_its_guidance_alone(scene, length):
     daemon = scene.daemon()
     scene.guided()
