@@ -179,7 +179,7 @@ def restart(daemon, scene):
 @pytest.mark.parametrize(
     ("name", "damage", "says"),
     [
-        ("telemetry.ring", overwrite, "is not a telemetry ring"),
+        pytest.param("telemetry.ring", overwrite, "is not a telemetry ring", marks=pytest.mark.slow),
         ("telemetry.ring", cut_short, "is cut short"),
         pytest.param("knobs.page", overwrite, "is not a knob page", marks=pytest.mark.slow),
         pytest.param("knobs.page", os.unlink, "No such file", marks=pytest.mark.slow),
