@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+WARM_UP = 0.08
+"""Share of the budget in which the learning rate rises in what was recorded, and so in every simulated script."""
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from autotuner.diffusion.plan import TEACHER_SHARE, student_rate, teacher_rate
 from autotuner_envs.calibration import Calibration
-from autotuner_envs.curves import Curve, Distillation
+from autotuner_envs.curves import WARM_UP, Curve, Distillation
 from autotuner_envs.machine import EvaluationCost, MemoryCost, StepCost
 
 Array = NDArray[np.float64]
 _ITERATIONS = 300
+SHARES = (0.25, 0.4, 0.6)
+"""Of a full run's time: the losses by which phases at low resolution are compared."""
 
 
 def least_squares(residuals: Callable[[Array], Array], start: Sequence[float] | Array) -> Array:
@@ -142,7 +144,7 @@ def predicted_losses(curve: Curve, trace: dict[str, Any], densities: Sequence[fl
         images = point["images"] - images_before
         images_before = point["images"]
         coarse, fine = curve.weights(ratio)
-        rate = teacher_rate(point["budget_used"], trace["stages"])
+        rate = teacher_rate(point["budget_used"], trace["stages"], WARM_UP)
         repaired = point["budget_used"] > trace["repaired_at"]
         scale, density = (1.0, 0) if repaired else (trace["lr_scale"], trace["density"])
         useful = images * rate**curve.rate_exponent * densities[density] * curve.efficiency(math.log2(scale))
@@ -200,6 +202,63 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> float:
     pairs = [(i, j) for i in range(len(first)) for j in range(i)]
     signs = [np.sign((first[i] - first[j]) * (second[i] - second[j])) for i, j in pairs]
     return float(np.mean(signs))
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a phase at low resolution saves of the time that the full run of its seed needs to the same loss."""
+
+    name: str
+    half: str
+    share: float
+    """The loss is what the full run has at this share of its time."""
+    recorded: float
+    simulated: float
+    """NaN where the loss is not reached."""
+
+
+def savings(
+    traces: Sequence[dict[str, Any]], curve: Curve, densities: Sequence[float], step: StepCost, shares: Sequence[float]
+) -> list[Saving]:
+    """Recorded and simulated savings of every phase at low resolution, on the simulator's step times on both sides."""
+    full = {trace["seed"]: trace for trace in traces if trace["name"].startswith("full")}
+
+    def course(trace: dict[str, Any]) -> tuple[Array, Array, Array]:
+        images = np.diff([0, *(point["images"] for point in trace["points"])])
+        ratios = [point["resolution"] / trace["full_resolution"] for point in trace["points"]]
+        seconds = [
+            n / trace["batch"] * step.seconds(trace["batch"], trace["batch"], r, 0) for n, r in zip(images, ratios, strict=True)
+        ]
+        recorded = np.array([point["held_out_loss"] for point in trace["points"]])
+        return np.cumsum(seconds), recorded, np.array(predicted_losses(curve, trace, densities))
+
+    found = []
+    for trace in traces:
+        if trace["low_share"] and trace["seed"] in full:
+            (whole, *losses), (seconds, *own) = course(full[trace["seed"]]), course(trace)
+            for share in shares:
+                then = share * whole[-1]
+                both = zip(losses, own, strict=True)
+                saved = [1 - first_time(mine, seconds, float(np.interp(then, whole, other))) / then for other, mine in both]
+                found.append(Saving(trace["name"], trace["half"], share, *map(float, saved)))
+    return found
+
+
+def first_time(losses: Array, seconds: Array, target: float) -> float:
+    """When losses first meet the target, by linear interpolation; NaN if never."""
+    return float(np.interp(-target, -np.minimum.accumulate(losses), seconds, right=math.nan))
+
+
+def savings_agree(found: Sequence[Saving]) -> dict[str, float]:
+    """Root mean square difference of the shares saved, and Kendall's tau, judged and all; of losses that both meet."""
+    errors = {}
+    for label, halves in (("judged", ("judge",)), ("all", ("fit", "judge"))):
+        both = [(s.recorded, s.simulated) for s in found if s.half in halves and math.isfinite(s.recorded + s.simulated)]
+        if len(both) > 1:
+            recorded, simulated = np.array(both).T
+            errors[f"low_resolution_saving_{label}"] = float(np.sqrt(np.mean((recorded - simulated) ** 2)))
+            errors[f"kendall_saving_{label}"] = kendall(list(recorded), list(simulated))
+    return errors
 
 
 def fit_distillation(traces: Sequence[dict[str, Any]], rate_exponent: float) -> tuple[Distillation, dict[str, float]]:
@@ -262,5 +321,6 @@ def fit(traces: Traces) -> tuple[Calibration, dict[str, float]]:
     distillation, distillation_errors = fit_distillation(traces.distillations, curve.rate_exponent)
     plain = next(trace for trace in traces.curves if trace["name"] == "full")
     images = float(plain["points"][-1]["images"])
+    agreed = savings_agree(savings(traces.curves, curve, densities, step, SHARES))
     calibration = Calibration(step, memory, evaluation, curve, distillation, densities, images)
-    return calibration, {**cost_errors, **curve_errors, **distillation_errors}
+    return calibration, {**cost_errors, **curve_errors, **agreed, **distillation_errors}

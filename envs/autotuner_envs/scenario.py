@@ -210,7 +210,8 @@ def _vary_curve(curve: Curve, random: np.random.Generator) -> Curve:
     def around(value: float, deviation: float) -> float:
         return value * float(np.exp(random.normal(0.0, deviation)))
 
-    # Recorded: one script, whose learning rate is worth 14 % more doubled; that of others may be right, or too high.
+    # Recorded: one script, at a rate chosen to be good and with coarse images worth as much as full ones at first. The rate of
+    # others may be too low or too high, and their coarse images worth less: both are assumed.
     curvature = float(np.exp(random.uniform(math.log(0.015), math.log(0.12))))
     return replace(
         curve,
@@ -218,7 +219,8 @@ def _vary_curve(curve: Curve, random: np.random.Generator) -> Curve:
         coarse_images=around(curve.coarse_images, 0.3),
         fine=around(curve.fine, 0.15),
         fine_images=around(curve.fine_images, 0.3),
-        efficiency_exponent=around(curve.efficiency_exponent, 0.3),
+        efficiency_exponent=abs(float(random.normal(curve.efficiency_exponent, 0.3))),
+        fine_exponent_of_ratio=around(curve.fine_exponent_of_ratio, 0.2),
         gap=around(curve.gap, 0.3),
         return_images=around(curve.return_images, 0.3),
         rate_curvature=curvature,

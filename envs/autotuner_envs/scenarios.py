@@ -11,6 +11,7 @@ import numpy as np
 
 from autotuner.diffusion.plan import teacher_rate
 from autotuner.knobs import declare
+from autotuner_envs.curves import WARM_UP
 from autotuner_envs.machine import EVALUATIONS
 from autotuner_envs.scenario import BATCH, LADDERS, HeatSetting, MemoryLimit, Scenario, Span, base, scaled
 
@@ -248,7 +249,7 @@ def targeted(scenario: Scenario) -> Scenario:
     images = TARGET_SHARE / _TARGET_SLICES * scenario.budget_seconds / step * scenario.batch / scenario.image_scale
     seen = rate = 0.0
     for i in range(_TARGET_SLICES):
-        rate = teacher_rate(TARGET_SHARE * (i + 0.5) / _TARGET_SLICES, scenario.stages)
+        rate = teacher_rate(TARGET_SHARE * (i + 0.5) / _TARGET_SLICES, scenario.stages, WARM_UP)
         seen += images * rate**scenario.curve.rate_exponent
     target = scenario.curve.held_out_loss(seen, seen, 0.0, rate)
     return replace(scenario, target=target, declaration=replace(scenario.declaration, target=target))

@@ -19,6 +19,7 @@ from autotuner.messages import (
 )
 from autotuner.telemetry.heat import HeatModel
 from autotuner.telemetry.scripted import InjectedState, slowdown
+from autotuner_envs.curves import WARM_UP
 from autotuner_envs.draws import EVALUATION, FINITE, KILL, LOSS, QUALITY, STEP, normal, uniform
 from autotuner_envs.machine import EVALUATIONS, QUALITY_EVERY
 from autotuner_envs.scenario import Scenario
@@ -248,7 +249,7 @@ class Simulator:
             useful = images * fine * self._student_rate() ** scenario.curve.rate_exponent
             state.student_ratio = scenario.distillation.moved(state.student_ratio, stage, useful)
             return
-        rate = teacher_rate(self.elapsed / scenario.budget_seconds, scenario.stages)
+        rate = teacher_rate(self.elapsed / scenario.budget_seconds, scenario.stages, WARM_UP)
         useful = images * rate**scenario.curve.rate_exponent * self._efficiency()
         state.teacher_rate = rate
         state.coarse_seen += useful * coarse

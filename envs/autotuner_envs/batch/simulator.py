@@ -23,7 +23,7 @@ from autotuner_envs.batch.layout import (
     SPANS,
 )
 from autotuner_envs.batch.window import acknowledge, begin_window, take_evaluation, take_machine, take_sample
-from autotuner_envs.curves import Curve, Distillation
+from autotuner_envs.curves import WARM_UP, Curve, Distillation
 from autotuner_envs.draws import EVALUATION, FINITE, KILL, LOSS, QUALITY, STEP
 from autotuner_envs.machine import MemoryCost, StepCost
 
@@ -240,7 +240,7 @@ def _learn(run: Any, steps: float, stage: int) -> None:
         floor = run.distillation.floors[min(stage, SPANS) - 1]
         run.student_ratio = floor + (run.student_ratio - floor) * math.exp(-useful / run.distillation.images)
         return
-    rate = teacher_rate(elapsed(run) / run.budget_seconds, run.stages)
+    rate = teacher_rate(elapsed(run) / run.budget_seconds, run.stages, WARM_UP)
     useful = images * rate**run.curve.rate_exponent * _efficiency(run)
     run.teacher_rate = rate
     run.coarse_seen += useful * coarse
