@@ -18,7 +18,6 @@ from autotuner_envs.batch.layout import (
     DISTILL,
     LR_SCALE,
     MICRO_BATCH,
-    PACE,
     RESOLUTION,
     SAMPLING_STEPS,
     Runs,
@@ -40,18 +39,17 @@ def plans_of(row: np.void) -> Plans:
     return np.stack([_plan(row, *choice) for choice in _choices()])
 
 
-def _choices() -> Iterator[tuple[float, float, float, float]]:
-    """Until when at the lowest resolution, from when at the lowest learning rate, at which pace, from when a student."""
-    return itertools.product((0.0, 0.06, 0.1, 0.14, 0.18, 0.24), (2.0, 0.18, 0.3, 0.4), (1.0, 0.75), (0.7, 2.0))
+def _choices() -> Iterator[tuple[float, float, float]]:
+    """Until when at the lowest resolution, from when at the lowest learning rate, from when a student."""
+    return itertools.product((0.0, 0.06, 0.1, 0.14, 0.18, 0.24), (2.0, 0.18, 0.3, 0.4), (0.7, 2.0))
 
 
-def _plan(row: np.void, coarse_until: float, slow_from: float, pace: float, student_from: float) -> NDArray[np.int64]:
+def _plan(row: np.void, coarse_until: float, slow_from: float, student_from: float) -> NDArray[np.int64]:
     count = np.maximum(row["count"], 1)
     top = count - 1
     plan = np.tile(top, (len(PARTS), 1))
     plan[:, SAMPLING_STEPS] = plan[:, DENSITY] = 0
     plan[coarse_until > PARTS, RESOLUTION] = 0
-    plan[:, PACE] = _nearest(row, PACE, pace)
     plan[:, LR_SCALE] = np.where(slow_from > PARTS, _nearest(row, LR_SCALE, 1.0), 0)
     stage = (student_from <= PARTS).astype(np.int64) + (student_from + 0.03 <= PARTS)
     plan[:, DISTILL] = np.minimum(stage, top[DISTILL])
