@@ -141,8 +141,9 @@ def _run(run: dict[str, Any], label: str, columns: int) -> list[Line]:
     width = _name_width(columns)
     cells = [_cell(name, values[name], size_, styles.get(name, "")) for name, size_ in _shown(columns)]
     lines: list[Line] = [[(_clipped(label, width).ljust(width), ""), *cells]]
-    knobs = [_knob(knob) for knob in run["knobs"]]
-    lines += _wrapped(knobs, columns)
+    if run["state"] == "ended":
+        return lines
+    lines += _wrapped([_knob(knob) for knob in run["knobs"]], columns)
     if run.get("mode_why"):
         lines.append([(f"  {run['mode']}: {run['mode_why']}", "warn")])
     return lines

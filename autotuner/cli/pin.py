@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     pinned = arguments.command == "pin"
     document = {"run_id": found.run_id, "knob": knob.name, "pinned": pinned, "daemon_running": daemon}
     show(arguments, document | ({"value": arguments.value} if pinned else {}), said)
+    if pinned and arguments.value is not None and found.mode == "observe":
+        print(f"{found.run_id} is in mode observe: the value is asked for in another mode", file=sys.stderr)
     if not daemon:
         print(f"no daemon is running for {state}: it takes effect when one starts", file=sys.stderr)
     return OK

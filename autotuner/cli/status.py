@@ -98,7 +98,13 @@ def _lines(document: dict[str, Any], address: Address | None, advice: list[Advic
             yield f"  mode {run['mode']}: {run['mode_why']}"
         yield _knob_table(run["knobs"]) if run["knobs"] else "  offers no knobs"
         if run["last_what"]:
-            yield f"  last: {run['last_what']}: {run['last_why']}"
+            yield f"  last: {run['last_what']}{_not_made(run)}: {run['last_why']}"
+
+
+def _not_made(run: dict[str, Any]) -> str:
+    """What the mode kept from being done must not read as if it had been."""
+    kept = run.get("mode") in ("observe", "advise") and run["last_what"] != "hold" and run.get("policy") != "you"
+    return f" (not made: mode {run['mode']})" if kept else ""
 
 
 def _machine(machine: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from autotuner.cli.status import ask
 from autotuner.daemon.address import read_address
 from autotuner.errors import AutotunerError
 from autotuner.journal import Reader, journal_path
-from autotuner.journal.records import ChangeRecord, DecisionRecord, RunRecord
+from autotuner.journal.records import ChangeRecord, DecisionRecord
 
-EVENTS = 12
-"""Changes and refusals that are looked up of each live run."""
+EVENTS = 60
+"""Changes and refusals that are looked up of each run."""
 SECONDS = 1.0
 
 
@@ -78,11 +79,11 @@ def view(state: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"unix_time": time.time(), "why": why, "daemon": document, "labels": {}, "events": [], "advice": []}
     try:
         with Reader(journal_path(state)) as journal:
-            live = journal.runs(live=True)
-            found["events"] = sorted(
-                (event for run in live for event in _events(journal, run.run_id)), key=lambda e: e["time_unix"]
-            )
-            found["labels"] = _labels(live)
+            names = {run["run_id"]: run["name"] for run in (document or {}).get("runs", ())}
+            names |= {run.run_id: run.name for run in journal.runs(live=True)}
+            found["labels"] = _labels(names)
+            found["events"] = [event for run_id in names for event in _events(journal, run_id)]
+            found["events"].sort(key=lambda event: event["time_unix"])
             found["advice"] = [vars(advice) for advice in journal.advice()]
     except AutotunerError as error:
         if document:
@@ -90,17 +91,23 @@ def view(state: Path) -> dict[str, Any]:
     return found
 
 
-def _labels(live: list[RunRecord]) -> dict[str, str]:
-    """What to call each run: its name, unless another live run has it too."""
-    names = [run.name for run in live]
-    return {run.run_id: run.name if names.count(run.name) == 1 else run.run_id for run in live}
+def _labels(names: dict[str, str]) -> dict[str, str]:
+    """What to call each run: its name, unless another run that is shown has it too."""
+    shown = list(names.values())
+    return {run_id: name if shown.count(name) == 1 else run_id for run_id, name in names.items()}
 
 
 def _events(journal: Reader, run_id: str) -> list[dict[str, Any]]:
+    """Changes and refusals; what was wished again and again without being made is one event, the newest."""
     changes = journal.changes(run_id, EVENTS)
     told = {change.intended_unix for change in changes}
     decisions = [d for d in journal.decisions(run_id, EVENTS, changed_only=True) if d.time_unix not in told]
-    return [*map(_change, changes), *map(_decision, decisions)]
+    events = sorted([*map(_change, changes), *map(_decision, decisions)], key=lambda event: event["time_unix"])
+    return [event for event, newer in zip_longest(events, events[1:]) if newer is None or _told(event) != _told(newer)]
+
+
+def _told(event: dict[str, Any]) -> tuple[str, ...]:
+    return event["what"], event["state"], event["why"]
 
 
 def _change(change: ChangeRecord) -> dict[str, Any]:

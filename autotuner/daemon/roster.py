@@ -154,7 +154,7 @@ class Roster:
             give_back(run, moment)
             return
         run.given_back = ()
-        if mode == "act":
+        if mode != "observe":  # a pinned value is a person's wish, which advice need not recommend first
             hold_pinned_values(run, run.pins, moment)
         if run.loop.due(moment.now):
             decide(run, mode, moment)

@@ -256,9 +256,15 @@ def _decision(run: RunSnapshot) -> Markup | None:
         "div",
         tag("span", "Last decision: ", class_="soft"),
         tag("span", run.last_what, class_="what"),
+        badge(f"not made: mode {run.mode}") if _kept(run) else None,
         tag("div", run.last_why, class_="soft"),
         class_="decision",
     )
+
+
+def _kept(run: RunSnapshot) -> bool:
+    """Whether the mode kept the last decision from being made."""
+    return run.mode in ("observe", "advise") and run.last_what != "hold" and run.policy != "you"
 
 
 def _no_runs() -> Markup:

@@ -83,6 +83,23 @@ def test_colours_only_when_wanted():
     assert re.sub(r"\x1b\[[0-9]+m", "", coloured).replace(" ", "") == "".join(text()).replace(" ", "")
 
 
+def test_an_ended_run_is_one_line():
+    assert "\n".join(text({**VIEW, "daemon": {**DOCUMENT, "runs": [{**RUN, "state": "ended"}]}})).count("micro_batch") == 0
+
+
+def test_what_is_wished_again_and_again_is_one_event(state, monkeypatch):
+    from autotuner.cli.top import view
+
+    FakeRun(state).train(0.0, 9.0)
+    daemon = start_daemon(state, monkeypatch, mode="observe")
+    for now in (2.0, 4.0, 6.0, 8.0):
+        daemon.tick(at(now))
+    kill(daemon)
+    assert [(event["what"], event["state"]) for event in view(state)["events"]] == [
+        ("micro_batch 32 to 16", "not made: observe")
+    ]
+
+
 def test_nothing_that_a_run_says_can_steer_the_terminal():
     view = {**VIEW, "labels": {"cats-1": "\x1b[2Jcats\r\n"}}
     assert not any(letter in "".join(text(view)) for letter in "\x1b\r\n")

@@ -310,6 +310,19 @@ def test_a_persons_mode_outlives_the_daemon(tmp_path, started, cats):
     assert cats.asked() is None
 
 
+def test_a_pinned_value_is_asked_for_in_mode_advise_but_not_in_observe(started, cats):
+    daemon = started(mode="observe")
+    cats.train(0.0, 1.0)
+    daemon.tick(at(1.0))
+    with Journal(daemon.journal.path) as outside:
+        outside.pin(PinRecord("cats-1", "pace", 0.5, "you", UNIX))
+    daemon.tick(at(1.5))
+    assert cats.asked() is None
+    own_mode(daemon, "advise")
+    daemon.tick(at(2.0))
+    assert cats.asked().positions == (2, 0)
+
+
 def test_advice_ends_with_the_mode_that_gave_it(started, cats):
     daemon, _ = advised(started, cats)
     own_mode(daemon, "observe")
