@@ -98,7 +98,10 @@ def _state_directory(config: Config) -> Iterator[Finding]:
 
 def _daemon(config: Config) -> Iterator[Finding]:
     from autotuner.daemon.address import read_address
+    from autotuner.daemon.modes import off_notice
 
+    if off := off_notice(config.state_directory):
+        yield Finding(WARN, "daemon", off)
     address = read_address(config.state_directory)
     if address is None:
         yield Finding(WARN, "daemon", "not running: autotuner daemon, or autotuner service install")

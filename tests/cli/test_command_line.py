@@ -277,11 +277,13 @@ def checks_without_child():
 def test_doctor_says_one_line_a_check_and_what_to_do(capsys, state, journal, monkeypatch):
     monkeypatch.setattr("autotuner.cli.doctor.CHECKS", checks_without_child())
     (state / "journal.corrupt-1").write_text("")
+    run(capsys, "off")
     state.chmod(0o755)
     code, out, _ = run(capsys, "doctor")
     assert code == 0
     assert f"chmod 700 '{state}'" in out
     assert "autotuner service install" in out
+    assert "nothing is changed until: autotuner on" in out
     assert "1 runs, 1 not ended" in out
     assert "journal.corrupt-1 was damaged" in out
     assert all(line.split()[0] in ("OK", "WARN", "FAIL") for line in out.splitlines()[1:])
