@@ -7,6 +7,7 @@ from autotuner.journal.reader import Reader, journal_path
 from autotuner.journal.records import (
     AdviceRecord,
     ChangeRecord,
+    ComparisonRecord,
     DecisionRecord,
     EvaluationRecord,
     MachineRecord,
@@ -23,6 +24,7 @@ from autotuner.journal.writer import Journal
 __all__ = [
     "AdviceRecord",
     "ChangeRecord",
+    "ComparisonRecord",
     "DecisionRecord",
     "EvaluationRecord",
     "Journal",

@@ -11,6 +11,7 @@ from autotuner.errors import JournalError
 from autotuner.journal.records import (
     AdviceRecord,
     ChangeRecord,
+    ComparisonRecord,
     DecisionRecord,
     EvaluationRecord,
     MachineRecord,
@@ -133,6 +134,10 @@ class Reader:
     def modes(self) -> list[ModeRecord]:
         """Modes that the daemon took by itself."""
         return self._select(ModeRecord, "1", (), "time_unix")
+
+    def comparisons(self) -> list[ComparisonRecord]:
+        """Blocks of held-out and treated runs that have been compared, of every policy."""
+        return self._select(ComparisonRecord, "1", (), "comparison_id")
 
     def _select(
         self, record: type[Record], condition: str, arguments: tuple[Any, ...], order: str, last: int | None = None

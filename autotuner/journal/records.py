@@ -266,6 +266,27 @@ class ModeRecord:
     why: str
 
 
+@dataclass(frozen=True)
+class ComparisonRecord:
+    """A block of ended runs, held-out ones against treated ones; a run is in one block at most."""
+
+    time_unix: float
+    served_policy: str
+    version: int
+    """What ``advantage`` means (``daemon.gain.SCORE_VERSION``)."""
+    treated: int
+    held_out: int
+    advantage: float | None
+    """From -1 (treated runs are always sooner) to 1 (held-out ones are); None when nothing could be compared."""
+    run_ids_json: str
+    comparison_id: int | None = None
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """The block's runs."""
+        return tuple(json.loads(self.run_ids_json))
+
+
 def model_key(declaration: Declaration) -> str:
     """What identifies a model across runs: framework and architecture; the run's name when it tells no architecture."""
     model = {name: value for name, value in declaration.model.items() if not name.startswith("_")}

@@ -13,6 +13,7 @@ from autotuner.errors import JournalError
 from autotuner.journal.records import (
     AdviceRecord,
     ChangeRecord,
+    ComparisonRecord,
     DecisionRecord,
     EvaluationRecord,
     MachineRecord,
@@ -24,7 +25,7 @@ from autotuner.journal.records import (
     TelemetryRecord,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Grows when a table or a column is added; nothing is renamed or removed, so that ``upgrade`` only has to add."""
 BUSY_MILLISECONDS = 2000
 CHECKED_BYTES = 64 * 2**20
@@ -95,6 +96,7 @@ TABLES: tuple[Table, ...] = (
     Table("quarantine", QuarantineRecord, ("model", "values_json")),
     Table("advice", AdviceRecord, ("advice_id",)),
     Table("modes", ModeRecord, ("time_unix",)),
+    Table("comparisons", ComparisonRecord, serial="comparison_id"),
     Table("requests", RequestRecord, serial="request_id"),
 )
 TABLE_OF: dict[type, Table] = {table.record: table for table in TABLES}

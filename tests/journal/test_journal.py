@@ -344,7 +344,7 @@ def test_an_upgrade_that_is_interrupted_leaves_the_older_journal(path, monkeypat
 
 def test_a_reader_of_an_older_journal_says_who_brings_it_up_to_date(path):
     older_journal(path, OLDER[-1])
-    with pytest.raises(JournalError, match=r"schema version 3; the daemon brings it to version 4 when it starts"):
+    with pytest.raises(JournalError, match=r"schema version 4; the daemon brings it to version 5 when it starts"):
         Reader(path)
 
 
