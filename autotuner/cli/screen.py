@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -37,7 +38,8 @@ class Screen:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        self._give_back()
+        with contextlib.suppress(OSError, termios.error):  # a terminal that was closed needs nothing back
+            self._give_back()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         return kind is KeyboardInterrupt  # Ctrl-C is a way to leave like q

@@ -188,3 +188,26 @@ def test_the_terminal_is_given_back_however_one_leaves(state, leave, status):
     assert terminal.said.count("\x1b[?1049h") == terminal.said.count("\x1b[?1049l") == 1
     assert "\x1b[?25h" in terminal.said
     assert "\x1b[31m" not in terminal.said
+
+
+def test_ctrl_z_gives_the_terminal_back_until_the_view_goes_on(state):
+    terminal = Terminal(state)
+    before = terminal.settings()
+    terminal.until("q leaves")
+    os.write(terminal.fd, b"\x1a")
+    assert os.WIFSTOPPED(os.waitpid(terminal.pid, os.WUNTRACED)[1])
+    terminal.until("\x1b[?1049l")
+    assert terminal.settings() == before
+    terminal.said = ""
+    os.kill(terminal.pid, signal.SIGCONT)
+    terminal.until("\x1b[?1049h")
+    terminal.until("q leaves")
+    os.write(terminal.fd, b"q")
+    assert terminal.ended() == 0
+
+
+def test_a_terminal_that_is_closed_ends_the_view(state):
+    terminal = Terminal(state)
+    terminal.until("q leaves")
+    os.close(terminal.fd)
+    assert os.waitstatus_to_exitcode(os.waitpid(terminal.pid, 0)[1]) == 128 + signal.SIGHUP
