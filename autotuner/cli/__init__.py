@@ -34,6 +34,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("demo", "autotuner.demo.main", "watch a small training being tuned, with a report at the end", parses_itself=True),
     Command("train", "autotuner.cli.train", "train, or continue, what a TOML file describes"),
     Command("run", "autotuner.cli.run", "tune a training command that was not written for it"),
+    Command("fit", "autotuner.cli.fit", "before training: does it fit this machine, and how fast is it"),
     Command("sample", "autotuner.cli.sample", "draw images from what a training has reached"),
     Command("schedule", "autotuner.cli.schedule", "learn to sample in few network evaluations"),
     Command("distill", "autotuner.cli.distill", "take a trained model to few steps, and show the cost"),
