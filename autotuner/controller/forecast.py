@@ -78,9 +78,9 @@ class Forecast:
     name = "forecast"
 
     def choose(self, observation: Sequence[float], mask: Sequence[bool], window: RunWindow) -> Choice:
-        """Relief first, then the distillation plan, then the move with the largest expected gain."""
+        """Relief first, then full resolution, the distillation plan, and the move with the largest expected gain."""
         look = _Look(window, mask)
-        for knob, step, reason, detail in (*look.relief(), *look.distillation()):
+        for knob, step, reason, detail in (*look.relief(), *look.full_resolution(), *look.distillation()):
             action = action_index(knob, step)
             if mask[action]:
                 return Choice(action, reason, detail)
@@ -123,6 +123,18 @@ class _Look:
         detail = f"{self.share:.0%} of the memory used, {soon:.0%} expected"
         for knob in ("cache_limit", "micro_batch", "resolution"):
             yield knob, -1, reason, detail
+
+    def full_resolution(self) -> Iterator[Wish]:
+        """The way back, or the memory that it needs: what is judged is judged there, whatever a low resolution saves."""
+        positions = moved(self.window, "resolution", 1)
+        if positions is None or (self.used is not None and self.used < COARSE_UNTIL):
+            return
+        yield "resolution", 1, "full_resolution", f"{self.used or 0.0:.0%} of the budget used"
+        share = memory_share(self.window, positions)
+        if self.pressure or (share is not None and share.mean > PLANNED_SHARE):
+            room = f"{share.mean:.0%} of the memory expected above" if share else "memory pressure"
+            yield "cache_limit", -1, "room_for_resolution", room
+            yield "micro_batch", -1, "room_for_resolution", room
 
     # -- distillation ---------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ REASONS: dict[str, str] = {
     "faster": "more images a second are expected",
     "teaches_more": "an image is expected to teach more",
     "diverges": "fewer steps are lost at a smaller learning rate",
+    "room_for_resolution": "full resolution needs memory that this frees",
     "room_to_distill": "a student needs memory that this frees",
     "gap_closed": "the student is as good as this stage asks",
     "time_to_distill": "the rest of the budget is what the student needs",

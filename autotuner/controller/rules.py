@@ -11,7 +11,7 @@ from autotuner.controller.pacing import pace_wish
 from autotuner.controller.policy import Choice
 from autotuner.controller.window import RunWindow
 
-COARSE_UNTIL = 0.14
+COARSE_UNTIL = 0.12
 """Share of the budget that begins at low resolution. Recorded (benchmarks/results/calibration.txt): 9 to 18 % of the time at
 16 or 20 of 28 pixels saves 14 to 24 % of the time to the loss that a full run has at 40 % of its time."""
 COARSE_LEAST = 0.5
@@ -29,6 +29,8 @@ GAP_CLOSED = 0.05
 """Logarithm of the gap to the teacher at which a stage has done its part."""
 HIGH_MEMORY = 0.92
 """Share of the memory that the run may use above which it is taken back before anything else is thought of."""
+GUARDED_MEMORY = 0.90
+"""Expected share above which the guard lets nothing grow."""
 FREE_MEMORY = 0.80
 PATIENCE = 0.5
 """since_change (sixteenths of intervals) for which memory must have been free before a reduced micro-batch grows again."""
@@ -88,6 +90,8 @@ def _run_order(see: See, window: RunWindow) -> Iterator[Wish]:
     used = see("budget_used")
     if used >= COARSE_UNTIL or not _coarse_pays(window):
         yield "resolution", 1, "full_resolution"
+        if see("pressure") > 0 or see("memory_resolution_up") > GUARDED_MEMORY:
+            yield from (("cache_limit", -1, "room_for_resolution"), ("micro_batch", -1, "room_for_resolution"))
     elif next_coarser(window):
         yield "resolution", -1, "coarse_first"
     if see("distill.position") > 0 and see("gap_known") and see("gap") <= GAP_CLOSED:

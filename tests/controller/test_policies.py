@@ -135,6 +135,19 @@ def test_rules_begin_coarse_and_distill_last():
     assert bench.value("distill") == 2
 
 
+@pytest.mark.parametrize("policy", [Rules, Forecast])
+def test_full_resolution_comes_back_though_another_program_took_the_memory_meanwhile(policy):
+    knobs = (declare("resolution", 28, [16, 20, 28]), declare("micro_batch", 64, [8, 16, 32, 64]))
+    bench = modelled(policy(), knobs, image_bytes=3.0 * MEGABYTE)
+    bench.machine(memory_available_bytes=2000 * MEGABYTE)
+    bench.all_turns(7)
+    assert bench.value("resolution") < 28
+    bench.machine(memory_available_bytes=40 * MEGABYTE)
+    bench.all_turns(30)
+    assert bench.value("resolution") == 28
+    assert bench.value("micro_batch") < 64
+
+
 def test_rules_leave_a_low_resolution_that_was_measured_no_faster():
     bench = make_bench(Rules())
     whats = [change.what for _ in range(60) for change in bench.turn().changes if change.knob == "resolution"]
