@@ -151,6 +151,8 @@ class Daemon:
         return {run.run_id for run in self.journal.runs(live=False)}
 
     def _reread(self, moment: Moment) -> None:
+        if self.frozen:  # an answer that cannot be written down would be given again
+            return
         try:
             version = self.journal.data_version()
             if version == self._pins_version:
@@ -212,6 +214,7 @@ class Daemon:
             sensors=tuple(SensorSnapshot(s.name, s.source, s.up, s.seconds, s.age_seconds, s.reason) for s in statuses),
             runs=self.roster.snapshots(), journal_bytes=self.journal.size_bytes(),
             gain=gain, holdout_runs=holdout.counts[HELD_OUT], demoted=bool(holdout.demoted),
+            demoted_why=holdout.demoted, evidence=holdout.evidence,
             problems=tuple(filter(None, problems)),
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ from autotuner.controller.actions import action_index
 from autotuner.controller.policy import Choice
 from autotuner.daemon.modes import switch_off, switch_on
 from autotuner.daemon.requests import last_standing
+from autotuner.errors import JournalError
 from autotuner.journal import ChangeRecord, Journal, PinRecord, RequestRecord
 from tests.suites.fake_run import FakeRun
 from tests.suites.hand_driven_daemon import UNIX, Wishes, at, kill, start_daemon
@@ -97,6 +98,25 @@ def test_accepted_advice_is_waited_for_while_the_mode_still_advises(started, cat
         cats.train(now - 0.5, now)
         daemon.tick(at(now))
     assert daemon.live["cats-1"].loop.pending
+
+
+def test_a_request_waits_for_a_journal_that_can_be_written(started, cats, monkeypatch):
+    daemon, advice = advised(started, cats)
+
+    def full():
+        raise JournalError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.journal, "commit", full)
+        daemon.tick(at(4.2))
+        number = ask(daemon, "accept", advice.advice_id, 4.3)
+        daemon.tick(at(4.4))
+        assert daemon.frozen
+    assert daemon.journal.request(number).answered_unix is None
+    assert cats.asked() is None
+    daemon.tick(at(4.6))
+    assert answered(daemon, number)[0]
+    assert cats.asked().positions == (1, 2)
 
 
 def test_stale_advice_is_refused_with_where_the_knob_stands(started, cats):
