@@ -179,8 +179,16 @@ def _engine(config: Config) -> Iterator[Finding]:
     yield Finding(GOOD if healthy == "True" else WARN, "MLX", sentence)
 
 
+def _hazards(config: Config) -> Iterator[Finding]:
+    from autotuner.telemetry.hazards import hazards
+    from autotuner.telemetry.host import Host
+
+    for hazard in hazards(Host()):
+        yield Finding(WARN if hazard.grave else GOOD, hazard.subject, hazard.text)
+
+
 CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
-    _installation, _state_directory, _daemon, _journal, _sensors, _policy, _engine,
+    _installation, _state_directory, _daemon, _journal, _sensors, _hazards, _policy, _engine,
 )  # fmt: skip
 
 

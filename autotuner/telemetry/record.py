@@ -23,6 +23,7 @@ EXTRA_COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("/usr/sbin/sysctl", "hw.model", "machdep.cpu.brand_string", "iogpu.wired_limit_mb"),
         ("/usr/bin/memory_pressure", "-Q"),
         ("/usr/bin/pmset", "-g"),
+        ("/usr/bin/pmset", "-g", "batt"),
     ),
 }
 """Not read by any sensor, but told apart by them: which machine it is, and in which power mode."""
