@@ -20,7 +20,6 @@ from autotuner.controller.rules import Rules
 from autotuner.errors import ArtefactError
 from autotuner.knobs import declare
 
-
 PACED = (declare("micro_batch", 64, [8, 16, 32, 64]), declare("pace", 1.0, [0.5, 0.7, 0.85, 1.0]))
 
 
