@@ -10,13 +10,18 @@ from dataclasses import dataclass
 
 from autotuner.errors import AutotunerError, ConfigurationError
 
-OK, FOUND_WRONG, USAGE, ALREADY_RUNNING = 0, 1, 2, 3
+OK, FOUND_WRONG, USAGE, ALREADY_RUNNING, NO_DAEMON = 0, 1, 2, 3, 4
 
 EPILOG = """exit codes:
   0  done
   1  something is wrong: a check failed, a request was refused, a run is not known, a journal cannot be read
   2  wrong usage or configuration
-  3  another daemon already serves the state directory"""
+  3  another daemon already serves the state directory
+  4  no daemon answers: what is shown is the journal's record, and nothing was changed"""
+
+
+class NoDaemonError(AutotunerError):
+    """The command needs a running daemon, and none answers."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words)
     except ConfigurationError as error:
         return _complain(error, USAGE)
+    except NoDaemonError as error:
+        return _complain(error, NO_DAEMON)
     except AutotunerError as error:
         return _complain(error, FOUND_WRONG)
     except ModuleNotFoundError as error:

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from autotuner.cli import FOUND_WRONG, OK
+from autotuner.cli import FOUND_WRONG, OK, NoDaemonError
 from autotuner.cli.output import show
 from autotuner.daemon.address import Address, read_address
-from autotuner.errors import AutotunerError
 from autotuner.journal import Journal, RequestRecord, journal_path
 
 WAIT_SECONDS = 20.0
@@ -21,7 +20,7 @@ POLL_SECONDS = 0.05
 def ask_daemon(
     state: Path, request: RequestRecord, monotonic: Callable[[], float] = time.monotonic, wait_seconds: float = WAIT_SECONDS
 ) -> RequestRecord:
-    """The answered request; one that nobody answers is withdrawn. Raises AutotunerError, JournalError."""
+    """The answered request; one that nobody answers is withdrawn. Raises NoDaemonError, JournalError."""
     running(state)
     with Journal(journal_path(state)) as journal:
         number = journal.ask(request)
@@ -38,10 +37,10 @@ def ask_daemon(
 
 
 def running(state: Path) -> Address:
-    """Where the daemon is; raises AutotunerError when none is running."""
+    """Where the daemon is; raises NoDaemonError when none is running."""
     address = read_address(state)
     if address is None:
-        raise AutotunerError(f"no daemon is running for {state}, so nothing can be changed; start one with: autotuner daemon")
+        raise NoDaemonError(f"no daemon is running for {state}, so nothing can be changed; start one with: autotuner daemon")
     return address
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from autotuner.cli import OK
+from autotuner.cli import NO_DAEMON, OK
 from autotuner.cli.output import add_json
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.text import day, duration, number, percent, size, table
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the status."""
+    """Print the status; NO_DAEMON when it is only the journal's."""
     state = configuration(arguments).state_directory
     address = read_address(state)
     document = ask(address) if address else None
@@ -154,7 +154,7 @@ def _from_journal(state: Path, why: str, as_json: bool) -> int:
         runs = journal.runs(last=RUNS_SHOWN)
     if as_json:
         print(json.dumps({"status": why, "runs": [_without_declaration(run) for run in runs]}, indent=1))
-        return OK
+        return NO_DAEMON
     print(f"{why}; this is the journal's record", file=sys.stderr)
     head = ("RUN", "STATE", "STARTED", "STEP", "LOSS", "HELD-OUT", "MEMORY", "POLICY")
     rows = [
@@ -165,7 +165,7 @@ def _from_journal(state: Path, why: str, as_json: bool) -> int:
         for run in runs
     ]  # fmt: skip
     print(table(head, rows, right=(3, 4, 5, 6)) if rows else "no run was ever recorded")
-    return OK
+    return NO_DAEMON
 
 
 def _without_declaration(run: RunRecord) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from autotuner.cli import OK
+from autotuner.cli import NO_DAEMON, OK
 from autotuner.cli.frame import frame, painted
 from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import add_state_directory, configuration
@@ -46,17 +46,15 @@ def _seconds(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Show the view until q or Ctrl-C, or once."""
     state = configuration(arguments).state_directory
-    if arguments.json:
-        show(arguments, view(state), "")
-    elif arguments.once or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        columns = shutil.get_terminal_size().columns
-        print("\n".join(painted(line, columns, coloured()) for line in frame(view(state), columns)))
-    else:
-        from autotuner.cli.screen import Screen
+    if arguments.json or arguments.once or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        columns, seen = shutil.get_terminal_size().columns, view(state)
+        show(arguments, seen, "\n".join(painted(line, columns, coloured()) for line in frame(seen, columns)))
+        return OK if seen["daemon"] else NO_DAEMON
+    from autotuner.cli.screen import Screen
 
-        with Screen(coloured()) as screen:
-            while screen.shown(lambda columns, rows: frame(view(state), columns, rows), arguments.seconds):
-                pass
+    with Screen(coloured()) as screen:
+        while screen.shown(lambda columns, rows: frame(view(state), columns, rows), arguments.seconds):
+            pass
     return OK
 
 

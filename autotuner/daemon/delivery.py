@@ -10,6 +10,7 @@ from autotuner.controller.decision import Change, Decision
 from autotuner.controller.observation import OBSERVATION_VERSION
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.runs import MonitoredRun
+from autotuner.daemon.snapshot import AdviceSnapshot
 from autotuner.errors import AutotunerError
 from autotuner.journal import AdviceRecord, ChangeRecord, DecisionRecord, PinRecord
 
@@ -107,6 +108,7 @@ def advise(run: MonitoredRun, decision: Decision, moment: Moment) -> None:
     advice = [_advice_record(run.run_id, change, decision, moment) for change in decision.changes]
     standing = {record.advice_id: record.first_unix for record in run.journal.advice(run.run_id)}
     run.journal.withdraw_advice(run.run_id, keep=[record.advice_id for record in advice])
+    run.advice = tuple(AdviceSnapshot(record.advice_id, record.what, record.why) for record in advice)
     for record in advice:
         first_unix = standing.get(record.advice_id, record.first_unix)
         run.journal.write(AdviceRecord(**{**vars(record), "first_unix": first_unix}))

@@ -33,6 +33,7 @@ def end(run: MonitoredRun, outcome: str, moment: Moment) -> None:
     run.journal.update_run(run.run_id, ended_unix=ended_unix, outcome=outcome)
     run.journal.supersede(run.run_id, 2**62)
     run.journal.withdraw_advice(run.run_id)
+    run.advice = ()
     run.log.info("ended", outcome=outcome, step=sample.step if sample else 0)
     why = cause_of_death(run) if outcome in ("killed", "failed") else ""
     if why:

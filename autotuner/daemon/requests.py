@@ -63,6 +63,7 @@ def accept(run: MonitoredRun, request: RequestRecord, moment: Moment) -> str:
     decision = run.loop.accept(advice.knob, values.index(advice.to_value), moment.now)
     said = _carry_out(run, decision, moment)
     run.journal.withdraw_advice(run.run_id, keep=[a.advice_id for a in run.journal.advice(run.run_id) if a != advice])
+    run.advice = tuple(standing for standing in run.advice if standing.advice_id != advice.advice_id)
     return said
 
 

@@ -13,7 +13,7 @@ from autotuner.controller.memory import used_bytes
 from autotuner.daemon.log import get_log
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.run_files import RunFiles
-from autotuner.daemon.snapshot import KnobSnapshot, RunSnapshot
+from autotuner.daemon.snapshot import AdviceSnapshot, KnobSnapshot, RunSnapshot
 from autotuner.errors import AutotunerError
 from autotuner.hook.process import process_start
 from autotuner.journal import EvaluationRecord, Journal, PinRecord, RunRecord, TelemetryRecord, model_key
@@ -51,6 +51,8 @@ class MonitoredRun:
         """Why it is not the machine's mode; empty when it is."""
         self.own_mode = ""
         """A person's mode for this run; empty follows the machine's."""
+        self.advice: tuple[AdviceSnapshot, ...] = ()
+        """What is recommended since the last decision."""
         self.first_here = False
         """Whether no run has ended on this machine before."""
         self.given_back: tuple[int, ...] = ()
@@ -85,6 +87,7 @@ class MonitoredRun:
         """Be in this mode from now on; a new one is journaled and logged."""
         if self.mode and mode != self.mode:
             self.journal.withdraw_advice(self.run_id)
+            self.advice = ()
         if mode != self.mode and (self.mode or why):
             self.log.info("mode", mode=mode, why=why)
         if (mode, why) != (self.mode, self.mode_why):
@@ -213,7 +216,8 @@ class MonitoredRun:
             policy=decision.policy if decision else self.loop.policy.name,
             last_what=decision.what if decision else "", last_why=decision.why if decision else "",
             decisions=self.decisions, changes=dict(self.changes), vetoes=dict(self.vetoes),
-            lost_records=self.files.lost, held_out=self.arm == "held_out", mode=self.mode, mode_why=self.mode_why, **shared,
+            lost_records=self.files.lost, held_out=self.arm == "held_out", mode=self.mode, mode_why=self.mode_why,
+            advice=self.advice, **shared,
         )  # fmt: skip
 
     def _knobs(self) -> Iterable[KnobSnapshot]:

@@ -20,6 +20,15 @@ class KnobSnapshot:
 
 
 @dataclass(frozen=True)
+class AdviceSnapshot:
+    """A change that mode ``advise`` recommends; ``autotuner accept ID`` makes it."""
+
+    advice_id: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
 class RunSnapshot:
     """One run. None is unknown."""
 
@@ -63,6 +72,8 @@ class RunSnapshot:
     """``observe``, ``advise``, ``act`` or ``off``."""
     mode_why: str = ""
     """Why it is not the machine's mode; empty when it is."""
+    advice: tuple[AdviceSnapshot, ...] = ()
+    """What stands since the last decision."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,10 @@ class Snapshot:
     """Ended runs that were held out from the policy in use."""
     demoted: bool = False
     """The daemon only advises, because it loses by its own measurement."""
+    demoted_why: str = ""
+    """The sentence that says by how much; what comes before its colon is short enough for a label."""
+    evidence: float = 1.0
+    """That tuned runs lose (``gain.evidence``): 1 is none, at ``holdout.EVIDENCE_LIMIT`` the daemon demotes itself."""
     problems: tuple[str, ...] = ()
     """What keeps the daemon from doing all that it was told to, one sentence each."""
     notice: str = ""

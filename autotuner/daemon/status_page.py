@@ -9,7 +9,7 @@ from autotuner.daemon.exporter import Tick
 from autotuner.daemon.markup import Content, Markup, tag
 from autotuner.daemon.page import document
 from autotuner.daemon.quantity import UNKNOWN, byte_count, duration, number, percent, with_unit
-from autotuner.daemon.snapshot import GainSnapshot, KnobSnapshot, RunSnapshot, SensorSnapshot, Snapshot
+from autotuner.daemon.snapshot import AdviceSnapshot, GainSnapshot, KnobSnapshot, RunSnapshot, SensorSnapshot, Snapshot
 from autotuner.journal import RunRecord
 from autotuner.messages import MachineState
 
@@ -145,7 +145,14 @@ def run_card(run: RunSnapshot, snapshot: Snapshot) -> Markup:
     parts = tag("div", _knobs(run), _memory(run, snapshot.machine), class_="split")
     why = tag("div", f"Mode {run.mode}: {run.mode_why}", class_="soft small") if run.mode_why else None
     return tag(
-        "section", title, why, _state(run), parts, _decision(run), class_="card ended" if run.state == "ended" else "card"
+        "section",
+        title,
+        why,
+        _state(run),
+        parts,
+        _decision(run),
+        *map(_advice, run.advice),
+        class_="card ended" if run.state == "ended" else "card",
     )
 
 
@@ -258,6 +265,16 @@ def _decision(run: RunSnapshot) -> Markup | None:
         tag("span", run.last_what, class_="what"),
         badge(f"not made: mode {run.mode}") if _kept(run) else None,
         tag("div", run.last_why, class_="soft"),
+        class_="decision",
+    )
+
+
+def _advice(advice: AdviceSnapshot) -> Markup:
+    return tag(
+        "div",
+        tag("span", "Advice: ", class_="soft"),
+        tag("span", advice.what, class_="what"),
+        tag("div", f"{advice.why}; make it with: autotuner accept {advice.advice_id}", class_="soft"),
         class_="decision",
     )
 

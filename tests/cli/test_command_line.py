@@ -66,6 +66,7 @@ def test_help_lists_every_command_and_the_exit_codes(capsys):
     said = capsys.readouterr().out
     assert all(f"  {command.name}" in said and command.sentence in said for command in COMMANDS)
     assert "3  another daemon" in said
+    assert "4  no daemon answers" in said
 
 
 def test_help_imports_nothing_that_is_slow():
@@ -95,7 +96,7 @@ def test_an_unknown_command_is_told_with_the_known_ones(capsys):
 
 def test_status_without_a_daemon_is_the_journals_record_and_says_so(capsys, journal):
     code, out, err = run(capsys, "status")
-    assert code == 0
+    assert code == cli.NO_DAEMON
     assert "no daemon is running" in err
     row = next(line for line in out.splitlines() if line.startswith("cats-1"))
     assert row.split()[:2] == ["cats-1", "unknown"]
@@ -111,7 +112,7 @@ def test_status_without_a_journal_is_an_error_that_names_the_place(capsys, state
 
 def test_status_as_json_can_be_read_by_a_program(capsys, journal):
     code, out, _ = run(capsys, "status", "--json")
-    assert code == 0
+    assert code == cli.NO_DAEMON
     assert json.loads(out)["runs"][0]["run_id"] == "cats-1"
 
 
@@ -418,7 +419,7 @@ def test_the_version_is_printed(capsys):
 
 
 def test_exit_codes_differ():
-    assert len({cli.OK, cli.FOUND_WRONG, cli.USAGE, cli.ALREADY_RUNNING}) == 4
+    assert len({cli.OK, cli.FOUND_WRONG, cli.USAGE, cli.ALREADY_RUNNING, cli.NO_DAEMON}) == 5
 
 
 @pytest.mark.parametrize(

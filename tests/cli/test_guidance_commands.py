@@ -78,7 +78,7 @@ def test_a_refusal_is_told_and_is_exit_code_one(capsys, daemon):
 @pytest.mark.parametrize("words", [("accept", "abc"), ("undo", "cats")])
 def test_without_a_daemon_nothing_is_left_for_later(capsys, state, words):
     code, _, err = run(capsys, *words)
-    assert code == 1
+    assert code == 4
     assert "no daemon is running" in err
     with Journal(journal_path(state)) as journal:
         assert journal.open_requests() == []

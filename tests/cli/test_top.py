@@ -123,12 +123,12 @@ def test_output_that_is_no_terminal_gets_one_view(capsys, state, monkeypatch):
         journal.intend([ChangeRecord("cats-1", 1, "pace", 1, 0, 1.0, 0.5, "heat", "pace 1 to 0.5", "hot", "rules", 3.0)])
         veto = DecisionRecord("cats-1", 4.0, "act", 4, "hold", "hold", "refused: too soon", "rules", vetoed="dwell")
         journal.write(veto)
-    assert main(["top"]) == 0
+    assert main(["top"]) == 4
     out = capsys.readouterr().out
     assert "no daemon is running" in out
     assert out.index("cats hold [refused] rules: refused: too soon") < out.index("cats pace 1 to 0.5 [intended] rules: hot")
     assert "\x1b" not in out
-    assert main(["top", "--json"]) == 0
+    assert main(["top", "--json"]) == 4
     assert [event["state"] for event in json.loads(capsys.readouterr().out)["events"]] == ["intended", "refused"]
 
 

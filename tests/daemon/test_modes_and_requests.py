@@ -6,8 +6,10 @@ import pytest
 
 from autotuner.controller.actions import action_index
 from autotuner.controller.policy import Choice
+from autotuner.daemon.exporter import Tick
 from autotuner.daemon.modes import switch_off, switch_on
 from autotuner.daemon.requests import last_standing
+from autotuner.daemon.status_page import status_page
 from autotuner.errors import JournalError
 from autotuner.journal import ChangeRecord, Journal, PinRecord, RequestRecord
 from tests.suites.fake_run import FakeRun
@@ -77,8 +79,12 @@ def advised(started, cats, **settings):
 
 def test_advice_that_is_accepted_is_made_and_observed(started, cats):
     daemon, advice = advised(started, cats)
+    page = str(status_page(Tick(daemon.snapshot, 4.0), late=False))
+    assert f"autotuner accept {advice.advice_id}" in page
+    assert "not made: mode advise" in page
     number = ask(daemon, "accept", advice.advice_id, 4.5)
     daemon.tick(at(5.0))
+    assert daemon.snapshot.runs[0].advice == ()
     assert answered(daemon, number) == (True, "asked cats-1 for micro_batch 32 to 16")
     assert cats.asked().positions == (1, 2)
     assert daemon.journal.advice("cats-1") == []

@@ -144,7 +144,7 @@ def test_a_real_daemon_reads_its_file_again_and_survives_a_wrong_one(tmp_path, p
 
 def test_without_a_daemon_there_is_nobody_to_read_settings_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AUTOTUNER_STATE_DIR", str(tmp_path))
-    assert main(["config", "reload"]) == 1
+    assert main(["config", "reload"]) == 4
     assert "no daemon is running" in capsys.readouterr().err
 
 
