@@ -34,7 +34,7 @@ class Knob:
 
 
 KNOBS: tuple[Knob, ...] = (
-    Knob("resolution", "pixels", 4, 4096, True, True, 3, "edge length of the training images"),
+    Knob("resolution", "pixels", 4, 4096, True, True, 1, "edge length of the training images"),
     Knob("micro_batch", "images", 1, 65536, True, True, 2, "images a forward pass; accumulation keeps the effective batch"),
     Knob("sampling_steps", "steps", 1, 1000, True, False, 1, "solver steps of previews and sample evaluations"),
     Knob("distill", "stage", 0, 16, True, False, 4, "distillation stage; 0 trains the teacher"),

@@ -118,7 +118,7 @@ def test_previews_are_thinned_where_they_cost_time_and_left_alone_where_they_do_
 
 
 def test_short_memory_is_answered_first():
-    bench = modelled(Forecast())
+    bench = modelled(Forecast(), PACED)
     bench.all_turns(3)
     bench.machine(memory_available_bytes=12 * MEGABYTE, memory_total_bytes=260 * MEGABYTE)
     decision = bench.turn()
