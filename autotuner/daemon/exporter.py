@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from autotuner.daemon.holdout import EVIDENCE_LIMIT
 from autotuner.daemon.snapshot import GainSnapshot, KnobSnapshot, RunSnapshot, SensorSnapshot, Snapshot
 from autotuner.messages import MachineState
 
@@ -76,6 +77,12 @@ DAEMON: tuple[Row[Tick], ...] = (
     Row("gain_ratio_low", "gauge", "Lower end of the gain's 95 % bootstrap interval.", _gain(lambda g: g.low)),
     Row("gain_ratio_high", "gauge", "Upper end of the gain's 95 % bootstrap interval.", _gain(lambda g: g.high)),
     Row("demoted", "gauge", "Whether it only advises, as it loses by its own measurement.", lambda t: t.snapshot.demoted),
+    Row(
+        "demotion_evidence",
+        "gauge",
+        f"Evidence that tuned runs lose: 1 is none, at {EVIDENCE_LIMIT:.0f} the daemon only advises.",
+        lambda t: t.snapshot.evidence,
+    ),
     Row(
         "runs_not_exported",
         "gauge",
@@ -174,6 +181,7 @@ CHANGES: Row[int] = Row("run_changes_total", "counter", "Knob changes asked for,
 VETOES: Row[int] = Row("run_vetoes_total", "counter", "Wishes of the policy that the guard refused, by reason.", lambda n: n)
 BUILD: Row[str] = Row("build_info", "gauge", "Version of this Autotuner.", lambda _: 1)
 MODE: Row[str] = Row("daemon_info", "gauge", "Mode and policy of the daemon.", lambda _: 1)
+DEMOTION: Row[bool] = Row("demotion_info", "gauge", "1 when the policy lost and the daemon only advises, and why.", lambda d: d)
 RUN_INFO: Row[str] = Row("run_info", "gauge", "Name, framework and policy of the run.", lambda _: 1)
 
 
@@ -205,6 +213,8 @@ class SnapshotCollector(Collector):
         yield from _families((BUILD,), ("version",), [((snapshot.version,), "")])
         yield from _families((MODE,), ("mode", "policy"), [((snapshot.mode, snapshot.policy), "")])
         yield from _families(DAEMON, (), [((), tick)])
+        why = (snapshot.policy, snapshot.demoted_why.split(":")[0])
+        yield from _families((DEMOTION,), ("policy", "why"), [(why, snapshot.demoted)])
         yield from _families(SENSOR, ("sensor", "source"), [((s.name, s.source), s) for s in snapshot.sensors])
         yield from _families(MACHINE, (), [((), snapshot.machine)])
         info = [((label, run.name, run.framework, run.policy), "") for label, run in runs]

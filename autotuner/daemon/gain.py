@@ -2,7 +2,24 @@
 
 Progress is ``log(first / best)`` of a run's own held-out losses. Two runs are compared by the time in which each makes
 LEVEL_SHARE of the larger progress of the two; a run that ended before is censored at its end, and one that died pays
-for starting again. Runs of the same declaration are compared with each other, all others with whom is left. NumPy.
+for starting again. Runs of the same declaration are compared with each other, those that are the only one of theirs
+among themselves. NumPy.
+
+Whether the daemon loses is asked again and again, which the interval above does not bear: 95 % hold for one look. So the
+daemon demotes itself by evidence that holds at every look (anytime-valid). Ended runs form blocks of
+``holdout.BLOCK_RUNS``; block i has the advantage U_i of its held-out runs, the share of (held-out, treated) pairs in which
+the held-out one was sooner minus the share in which it was later. Somebody who bets the share s of their money on the
+held-out runs, block by block, has
+
+    W_n(s) = (1 + s U_1) (1 + s U_2) ... (1 + s U_n),    evidence E_n = mean of W_n(s) over STAKES.
+
+A run's arm is drawn by a hash of its id, whatever comes before. While a held-out run is sooner than a treated one at most
+half of the time, E[U_i | past] <= 0, so E_n is a nonnegative supermartingale that begins at 1 and ever reaches 20
+(``holdout.EVIDENCE_LIMIT``) with a probability of at most 1 / 20 (Ville's inequality; Waudby-Smith and Ramdas 2024,
+"Estimating means of bounded random variables by betting", section 4; the statistic is that of Mann and Whitney 1947).
+Only the order of runs enters: neither heavy tails nor a machine that drifts, whose draws are as likely before as behind,
+break it. ``benchmarks/demotion.py`` measures it beside a repeated interval and the normal-mixture bound of Howard, Ramdas,
+McAuliffe and Sekhon 2021.
 """
 
 from __future__ import annotations
@@ -11,8 +28,8 @@ import hashlib
 import json
 import math
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +44,10 @@ LEAST_PROGRESS = 0.02
 RESAMPLES = 2000
 COVERAGE_PERCENT = 95.0
 DEAD = ("killed", "failed")
+STAKES = tuple(stake / 20 for stake in range(1, 20))
+"""Shares that are bet: small ones find small losses, large ones large losses sooner."""
+SCORE_VERSION = 1
+"""Of all that an advantage depends on; advantages of another version are no evidence."""
 
 Array = NDArray[np.float64]
 
@@ -134,16 +155,35 @@ def estimate(treated: Sequence[Course], held_out: Sequence[Course], seed: int = 
     return Gain(ratio, low, high, len(treated), len(held_out))
 
 
+def advantage(treated: Sequence[Course], held_out: Sequence[Course]) -> float | None:
+    """How much oftener held-out runs are the sooner ones of a block's pairs, -1 to 1; None when no pair can be compared."""
+    signs = [
+        math.copysign(1.0, -ratio) if ratio else 0.0
+        for ours, theirs in _strata(treated, held_out)
+        for ratio in (log_ratio(a, b) for a in ours for b in theirs)
+        if math.isfinite(ratio)
+    ]
+    return sum(signs) / len(signs) if signs else None
+
+
+def evidence(advantages: Iterable[float]) -> float:
+    """What betting on the held-out runs has made of 1 (E_n above): above 1 it speaks for a loss of the treated runs."""
+    known = list(advantages)
+    return sum(math.prod(1.0 + stake * value for value in known) for stake in STAKES) / len(STAKES)
+
+
 def _strata(treated: Sequence[Course], held_out: Sequence[Course]) -> list[tuple[list[Course], list[Course]]]:
-    """Both arms by declaration; runs whose declaration is in one arm only are compared with each other."""
+    """Both arms by declaration; runs that are the only one of theirs are compared with each other.
+
+    Who is compared with whom must not depend on the arms: otherwise a rare, quick kind of run would count against common
+    ones only where it happens to be held out.
+    """
+    seen = Counter(course.key for course in (*treated, *held_out))
     groups: dict[str, tuple[list[Course], list[Course]]] = defaultdict(lambda: ([], []))
     for arm, courses in enumerate((treated, held_out)):
         for course in courses:
-            groups[course.key][arm].append(course)
-    paired = [(ours, theirs) for ours, theirs in groups.values() if ours and theirs]
-    alone = [(ours, theirs) for ours, theirs in groups.values() if not (ours and theirs)]
-    rest = ([c for ours, _ in alone for c in ours], [c for _, theirs in alone for c in theirs])
-    return [*paired, rest] if rest[0] and rest[1] else paired
+            groups[course.key if seen[course.key] > 1 else ""][arm].append(course)
+    return [(ours, theirs) for ours, theirs in groups.values() if ours and theirs]
 
 
 def _resampled(ratios: Array, known: NDArray[np.bool_], random: np.random.Generator) -> tuple[Array, Array]:

@@ -1,5 +1,6 @@
 """The hold-out: who is drawn, what a held-out run is spared, what the comparison says, and what follows from it."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -8,8 +9,8 @@ import pytest
 
 from autotuner.cli import main
 from autotuner.daemon.exporter import Tick, render
-from autotuner.daemon.gain import Course, declaration_key, estimate, log_ratio
-from autotuner.daemon.holdout import FEWEST, FIRST_RUNS, Untouched, drawn
+from autotuner.daemon.gain import Course, advantage, declaration_key, estimate, evidence, log_ratio
+from autotuner.daemon.holdout import BLOCK_RUNS, EVIDENCE_LIMIT, FEWEST, FIRST_RUNS, Untouched, drawn
 from autotuner.daemon.status_page import status_page
 from autotuner.journal import EvaluationRecord, Journal, ModeRecord, RunRecord, journal_path, model_key
 from autotuner.messages import Declaration
@@ -28,13 +29,13 @@ def course(seconds_to_all, key="k", dead=False, progress=1.0, ended=None):
 
 
 def past(state, arms, treated_seconds, held_seconds, served="wishes", budget=600.0, name="cats"):
-    """A journal of ended runs: ``arms`` of each, losses that fall from 1 to 0.5 in so many seconds."""
+    """A journal of ended runs: ``arms`` of each, evenly mixed, losses that fall from 1 to 0.5 in so many seconds."""
     with Journal(journal_path(state)) as journal:
         for arm, seconds in (("treated", treated_seconds), ("held_out", held_seconds)):
             for i in range(arms[arm]):
                 run_id = f"{name}-{arm}-{i}"
                 declaration = Declaration(run_id, name, 1, 0.0, 1000.0, KNOBS, budget_seconds=budget)
-                ended = UNIX - 1000.0 + 600.0
+                ended = UNIX - 400.0 + (i + 0.5) / arms[arm]
                 journal.write(
                     RunRecord(
                         run_id, name, "", model_key(declaration), declaration.to_json(), UNIX - 1000.0, UNIX - 1000.0, "wishes",
@@ -222,13 +223,88 @@ def test_a_start_does_not_wait_for_the_comparison(tmp_path, monkeypatch):
     kill(start_daemon(tmp_path, monkeypatch))
 
 
-def test_a_restart_is_no_further_look_that_could_condemn(tmp_path, monkeypatch):
-    past(tmp_path, {"treated": 20, "held_out": FEWEST}, 200.0, 100.0)
+def told(daemon):
+    """Evidence, and the compared blocks."""
+    return daemon.snapshot.evidence, daemon.journal.comparisons()
+
+
+def test_each_block_is_compared_once_whatever_is_restarted(tmp_path, monkeypatch):
+    past(tmp_path, {"treated": 18, "held_out": 4}, 200.0, 100.0)
     daemon = start_daemon(tmp_path, monkeypatch)
     daemon.tick(at(1.0))
-    assert daemon.snapshot.gain.high < 0
-    assert (daemon.snapshot.mode, daemon.journal.modes()) == ("act", [])
+    daemon.stop(at(2.0))
+    again = start_daemon(tmp_path, monkeypatch, now=3.0)
+    again.tick(at(3.0))
+    again.journal.commit()
+    before, blocks = told(again)
+    assert before == pytest.approx(evidence([1.0, 1.0]))
+    assert [block.advantage for block in blocks] == [1.0, 1.0]
+    used = [run_id for block in blocks for run_id in block.run_ids]
+    assert len(set(used)) == len(used) == 2 * BLOCK_RUNS < 22, "the rest waits for a full block"
+    assert (again.snapshot.mode, again.journal.modes()) == ("act", [])
+    kill(again)
+
+
+@pytest.mark.parametrize("column", ["served_policy = 'another'", "version = version - 1"])
+def test_evidence_starts_anew_with_another_policy_or_score_and_no_run_counts_twice(tmp_path, monkeypatch, column):
+    past(tmp_path, {"treated": 12, "held_out": 4}, 200.0, 100.0)
+    daemon = start_daemon(tmp_path, monkeypatch)
+    daemon.tick(at(1.0))
+    daemon.stop(at(2.0))
+    with Journal(journal_path(tmp_path)) as journal:
+        journal._execute(f"UPDATE comparisons SET {column}")
+    again = start_daemon(tmp_path, monkeypatch, now=3.0)
+    again.tick(at(3.0))
+    assert told(again)[0] == 1.0
+    assert len(told(again)[1]) == 2
+    kill(again)
+
+
+def test_a_block_in_which_nobody_is_held_out_is_no_evidence_but_used(tmp_path, monkeypatch):
+    past(tmp_path, {"treated": BLOCK_RUNS, "held_out": 0}, 200.0, 100.0)
+    daemon = start_daemon(tmp_path, monkeypatch)
+    daemon.tick(at(1.0))
+    daemon.journal.commit()
+    found, (block,) = told(daemon)
+    assert (found, block.advantage, block.treated, block.held_out) == (1.0, None, BLOCK_RUNS, 0)
     kill(daemon)
+
+
+def test_an_advantage_is_the_share_of_pairs_won_less_those_lost():
+    treated = [course(100.0), course(200.0), course(300.0), course(400.0)]
+    assert advantage(treated, [course(250.0)]) == 0.0
+    assert advantage(treated, [course(150.0)]) == pytest.approx(3 / 4 - 1 / 4)
+    assert advantage(treated, [course(50.0)]) == 1.0
+    assert advantage(treated, [course(500.0)]) == -1.0
+    assert advantage(treated, [course(100.0), course(400.0)]) == pytest.approx((3 - 3) / 8)
+    assert advantage(treated, []) is None
+    assert advantage(treated, [course(320.0, progress=0.0)]) == -0.75, "who never arrives needed at least its length"
+    assert advantage([course(9.0, progress=0.0)], [course(9.0, progress=0.0)]) is None
+
+
+def test_who_is_compared_with_whom_does_not_depend_on_the_arms():
+    """Two slow kinds of run and a quick one: over all draws of one held-out run the mean advantage is 0."""
+    runs = [course(400.0, "slow"), course(500.0, "slow"), course(10.0, "quick"), course(90.0, "alone"), course(95.0, "single")]
+    drawn_one = [advantage(runs[:i] + runs[i + 1 :], [runs[i]]) or 0.0 for i in range(len(runs))]
+    assert any(drawn_one)
+    assert sum(drawn_one) == pytest.approx(0.0)
+
+
+def test_evidence_is_fair_money():
+    assert evidence([]) == 1.0
+    assert evidence([0.0, 0.0]) == 1.0
+    assert (evidence([1.0]) + evidence([-1.0])) / 2 == pytest.approx(1.0)
+    paths = [evidence(path) for path in itertools.product((-1.0, -0.25, 0.25, 1.0), repeat=4)]
+    assert sum(paths) / len(paths) == pytest.approx(1.0)
+
+
+def test_seven_blocks_that_are_all_lost_demote_and_six_do_not():
+    assert evidence([1.0] * 6) < EVIDENCE_LIMIT < evidence([1.0] * 7)
+
+
+def test_a_daemon_that_wins_has_ever_less_evidence_against_it():
+    found = [evidence([-0.2] * blocks) for blocks in range(50)]
+    assert found == sorted(found, reverse=True)
 
 
 def test_runs_of_another_policy_do_not_count(tmp_path, monkeypatch):
@@ -242,7 +318,7 @@ def test_runs_of_another_policy_do_not_count(tmp_path, monkeypatch):
 
 def lose(tmp_path, monkeypatch, **settings):
     """A daemon that has lost so far, and one more run that ends."""
-    past(tmp_path, {"treated": 20, "held_out": FEWEST}, 200.0, 100.0)
+    past(tmp_path, {"treated": 41, "held_out": 14}, 200.0, 100.0)
     daemon = start_daemon(tmp_path, monkeypatch, **settings)
     run = FakeRun(tmp_path, HELD)
     run.train(0.0, 1.0)
@@ -259,7 +335,13 @@ def test_a_daemon_that_loses_demotes_itself_and_says_why(tmp_path, monkeypatch):
     daemon.tick(at(3.0))
     (record,) = daemon.journal.modes()
     assert (record.mode, record.served_policy, record.time_unix) == ("advise", "wishes", UNIX + 2.0)
-    assert "20 treated and 10 held out" in record.why
+    assert record.why.startswith("held-out runs are the sooner ones in 100% of pairs: evidence ")
+    assert "to 1 where 20 demotes" in record.why
+    assert "; gain -" in record.why
+    assert daemon.snapshot.evidence >= EVIDENCE_LIMIT
+    shown = 'autotuner_demotion_info{policy="wishes",why="held-out runs are the sooner ones in 100% of pairs"} 1.0'
+    assert shown in page(daemon)
+    assert "loses by its own measurement" in status_page(Tick(daemon.snapshot, 3.0), False)
     assert any("loses by its own measurement" in problem for problem in daemon.snapshot.problems)
     assert "autotuner_demoted 1.0" in page(daemon)
     other = FakeRun(tmp_path, f"{TUNED}-later")
