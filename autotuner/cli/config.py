@@ -8,10 +8,11 @@ import signal
 from dataclasses import fields
 from typing import Any
 
-from autotuner.cli import OK
+from autotuner.cli import OK, NoDaemonError
 from autotuner.cli.output import add_json, show
 from autotuner.cli.request import running
 from autotuner.cli.settings import add_all, configuration, configuration_file, flags
+from autotuner.cli.status import ask
 from autotuner.cli.text import table
 from autotuner.config import Config, origins
 from autotuner.errors import AutotunerError
@@ -32,6 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
         return OK
     state = configuration(arguments).state_directory  # a wrong file is told here, before the daemon is troubled
     address = running(state)
+    document = ask(address)
+    # Its process may have died and left its number to another, whom a SIGHUP would end.
+    if document is None or document["started_unix"] != address.started_unix:
+        raise NoDaemonError(f"the daemon (pid {address.pid}) does not answer, so nobody was told")
     try:
         os.kill(address.pid, signal.SIGHUP)
     except OSError as error:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from autotuner.cli import main
 from autotuner.cli.status import ask
 from autotuner.config import AFTER_RESTART, Config, differences
-from autotuner.daemon.address import read_address
+from autotuner.daemon.address import Address, read_address, write_address
 from autotuner.daemon.process import StopFlag, reload
 from autotuner.errors import ConfigurationError
 from tests.suites.fake_run import FakeRun
@@ -140,6 +140,14 @@ def test_a_real_daemon_reads_its_file_again_and_survives_a_wrong_one(tmp_path, p
     while (document := ask(address))["mode"] != "observe":
         pass
     assert document["problems"] == []
+
+
+def test_a_process_that_has_the_dead_daemons_number_gets_no_signal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AUTOTUNER_STATE_DIR", str(tmp_path))
+    write_address(tmp_path, Address(os.getpid(), 1, 0.0, "0"))  # nothing answers at port 1
+    monkeypatch.setattr(os, "kill", lambda pid, number: pytest.fail("told a stranger") if number else None)
+    assert main(["config", "reload"]) == 4
+    assert "does not answer, so nobody was told" in capsys.readouterr().err
 
 
 def test_without_a_daemon_there_is_nobody_to_read_settings_again(tmp_path, monkeypatch, capsys):
