@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from autotuner import config as daemon_config
+from autotuner.adapters.table import EFFECTS
 from autotuner.cli import settings as daemon_settings
 from autotuner.diffusion import config, multires, recipe
 from autotuner.hook.record import RECORD_BYTES
@@ -142,11 +143,18 @@ def _allowed(key: str) -> str:
     return ""
 
 
+def adapters() -> str:
+    """Which knob takes effect when, adapter by adapter."""
+    rows = [f"| {row.adapter} | `{row.knob}` | `{row.effect}` | {row.why} |" for row in EFFECTS]
+    return "\n".join(["| adapter | knob | effect | why |", "| --- | --- | --- | --- |", *rows])
+
+
 PAGES = {
     "knobs.md": {"knobs": knobs},
     "protocol.md": {"records": records, "codes": codes},
     "engine.md": {"settings": settings},
     "daemon.md": {"daemon": daemon},
+    "adapters.md": {"adapters": adapters},
 }
 """Which page has which generated block, between ``<!-- name -->`` and ``<!-- end -->``."""
 

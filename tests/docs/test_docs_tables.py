@@ -25,7 +25,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("page", ["knobs.md", "protocol.md", "engine.md", "daemon.md"])
+@pytest.mark.parametrize("page", ["knobs.md", "protocol.md", "engine.md", "daemon.md", "adapters.md"])
 def test_a_generated_table_is_the_one_in_the_page(page):
     generate = generator()
     assert (ROOT / "docs" / page).read_text() == generate.generated(page), "run: python docs/generate.py"
