@@ -10,6 +10,7 @@ from autotuner.cli import OK
 from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import RUN_HELP, add_state_directory, configuration
 from autotuner.daemon.address import read_address
+from autotuner.daemon.modes import off_notice
 from autotuner.errors import AutotunerError
 from autotuner.journal import Journal, PinRecord, Reader, RunRecord, journal_path
 from autotuner.knobs import KnobDeclaration
@@ -41,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     show(arguments, document | ({"value": arguments.value} if pinned else {}), said)
     if pinned and arguments.value is not None and found.mode == "observe":
         print(f"{found.run_id} is in mode observe: the value is asked for in another mode", file=sys.stderr)
-    if not daemon:
+    if off_notice(state):
+        print("Autotuner is switched off: it takes effect after: autotuner on", file=sys.stderr)
+    elif not daemon:
         print(f"no daemon is running for {state}: it takes effect when one starts", file=sys.stderr)
     return OK
 

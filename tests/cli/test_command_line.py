@@ -227,6 +227,11 @@ def test_a_pin_that_cannot_be_kept_is_refused_with_what_can(capsys, journal, wor
     assert journal.pins() == []
 
 
+def test_a_pin_while_everything_is_off_says_when_it_holds(capsys, journal):
+    run(capsys, "off")
+    assert "it takes effect after: autotuner on" in run(capsys, "pin", "cats", "pace")[2]
+
+
 def test_an_ended_run_cannot_be_pinned(capsys, journal):
     journal.update_run("cats-1", ended_unix=1100.0, outcome="finished")
     journal.commit()
