@@ -24,6 +24,8 @@ class Panel:
     kind: str = "timeseries"
     custom: dict[str, Any] = field(default_factory=dict)
     mappings: dict[str, str] = field(default_factory=dict)
+    lines: bool = False
+    """Whether the thresholds are drawn as lines."""
     dashed: str = ""
     """Series whose legend matches this expression are drawn dashed."""
     right: tuple[str, str] = ("", "")
@@ -33,6 +35,7 @@ class Panel:
 
 STEPPED = {"lineInterpolation": "stepAfter"}
 WARM, HOT = ("orange", 1), ("red", 2)
+DEMOTED = {"0": "as set", "1": "only advises"}
 
 PANELS: tuple[Panel, ...] = (
     Panel(
@@ -205,6 +208,49 @@ PANELS: tuple[Panel, ...] = (
             (f"autotuner_tick_age_seconds{{{MACHINE}}}", "age"),
         ),
     ),
+    Panel(
+        "Gain, by the daemon's own measurement",
+        "Share of time that tuned runs save to the same held-out loss, dashed its 95 % interval; below 0 it loses.",
+        (0, 42, 12, 8),
+        "percentunit",
+        (
+            (f"autotuner_gain_ratio{{{MACHINE}}}", "{{instance}} gain"),
+            (f"autotuner_gain_ratio_low{{{MACHINE}}}", "{{instance}} low"),
+            (f"autotuner_gain_ratio_high{{{MACHINE}}}", "{{instance}} high"),
+        ),
+        custom=STEPPED,
+        dashed="/ (low|high)$/",
+        thresholds=(("red", None), ("green", 0)),
+        lines=True,
+    ),
+    Panel(
+        "Evidence that it loses",
+        "1 is none; at 20 the daemon only advises, which without a loss ever happens in at most 5 of 100 machines.",
+        (12, 42, 6, 8),
+        "none",
+        ((f"autotuner_demotion_evidence{{{MACHINE}}}", "{{instance}}"),),
+        custom={**STEPPED, "scaleDistribution": {"type": "log", "log": 10}},
+        thresholds=(("green", None), ("red", 20)),
+        lines=True,
+    ),
+    Panel(
+        "Held-out runs",
+        "Ended runs that were left at their script's values; the gain is told from ten on.",
+        (18, 42, 6, 4),
+        "none",
+        ((f"autotuner_holdout_runs{{{MACHINE}}}", "{{instance}}"),),
+        "stat",
+    ),
+    Panel(
+        "Demotion",
+        "Whether a daemon only advises because it loses; autotuner status says why in full.",
+        (18, 46, 6, 4),
+        "none",
+        ((f"autotuner_demotion_info{{{MACHINE}}}", "{{policy}} {{why}}"),),
+        "stat",
+        mappings=DEMOTED,
+        thresholds=(("green", None), ("red", 1)),
+    ),
 )
 
 
@@ -265,6 +311,8 @@ def _defaults(row: Panel) -> dict[str, Any]:
     }
     if row.kind == "timeseries":
         defaults["custom"] = {"lineWidth": 1, "showPoints": "never", "spanNulls": False, **row.custom}
+        if row.lines:
+            defaults["custom"]["thresholdsStyle"] = {"mode": "line"}
     if row.mappings:
         options = {value: {"text": text, "index": index} for index, (value, text) in enumerate(row.mappings.items())}
         defaults["mappings"] = [{"type": "value", "options": options}]
