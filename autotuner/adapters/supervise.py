@@ -34,6 +34,16 @@ class Remains:
 
     knobs: tuple[KnobDeclaration, ...] = ()
     positions: tuple[int, ...] = ()
+    name: str = ""
+    changes: int = 0
+    """How many times the knobs moved."""
+
+    @property
+    def moved(self) -> str:
+        """``micro_batch 32 to 8, pace 1 to 0.7``: from the start to the end; empty when all are where they began."""
+        rows = zip(self.knobs, self.positions, strict=True)
+        ways = (f"{knob.name} {knob.values[knob.start]:g} to {knob.values[at]:g}" for knob, at in rows if at != knob.start)
+        return ", ".join(ways)
 
     @property
     def values(self) -> dict[str, float]:
@@ -83,7 +93,8 @@ def read_remains(directory: Path | None) -> Remains:
     except (OSError, AutotunerError):
         return Remains()
     positions = answers[-1].positions[: len(declaration.knobs)] if answers else declaration.start
-    return Remains(declaration.knobs, tuple(positions))
+    changes = sum(not answer.refused for answer in answers)
+    return Remains(declaration.knobs, tuple(positions), declaration.name, changes)
 
 
 def safer(cause: Cause, remains: Remains) -> dict[str, float] | None:

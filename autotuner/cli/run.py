@@ -101,6 +101,8 @@ def _next(arguments: argparse.Namespace, attempt: int, cause: Cause, remains: Re
 def _tell(arguments: argparse.Namespace, attempt: int, cause: Cause, remains: Remains, values: dict[str, float] | None) -> None:
     if arguments.json:
         document = {
+            "name": remains.name,
+            "changes": remains.changes,
             "attempt": attempt + 1,
             "cause": cause.kind,
             "sentence": cause.sentence,
@@ -108,6 +110,13 @@ def _tell(arguments: argparse.Namespace, attempt: int, cause: Cause, remains: Re
             "next": values,
         }
         print(json.dumps(document, sort_keys=True), file=sys.stderr)
+    elif cause.kind == "finished":
+        if remains.changes:
+            times = "once" if remains.changes == 1 else f"{remains.changes} times"
+            print(
+                f"autotuner: {remains.name}: knobs moved {times}: {remains.moved or 'back to where they began'}",
+                file=sys.stderr,
+            )
     elif cause.kind not in ("finished", "stopped"):
         print(f"autotuner: {_sentence(arguments, attempt, cause, remains, values)}", file=sys.stderr)
 

@@ -20,6 +20,8 @@ start = environment.start_values().get("micro_batch", 16)
 ladder = [size for size in (2, 4, 8, 16) if size <= start]
 run = attach(environment.run_name(), knobs={"micro_batch": offer("accelerate", "micro_batch", start, ladder)})
 environment.note_run(run.directory)
+if os.environ.get("MOVES"):
+    run.set("micro_batch", 4)
 print("micro-batch", int(start), *sys.argv[1:], flush=True)
 if start > int(os.environ["FITS"]):
     raise RuntimeError("MPS backend out of memory (MPS allocated: 17.2 GB)")
@@ -44,6 +46,12 @@ def run(monkeypatch, capfd, *words, fits=16):
 def test_a_run_that_fits_ends_once_and_quietly(script, monkeypatch, capfd):
     code, said, errors = run(monkeypatch, capfd, "--resume=--again", "--", script, "-x")
     assert (code, said, errors) == (0, ["micro-batch 16 -x"], "")
+
+
+def test_knobs_that_moved_are_told_at_the_end(script, monkeypatch, capfd):
+    monkeypatch.setenv("MOVES", "1")
+    code, _, errors = run(monkeypatch, capfd, "--name", "cats", "--", script)
+    assert (code, errors) == (0, "autotuner: cats: knobs moved once: micro_batch 16 to 4\n")
 
 
 def test_out_of_memory_is_resumed_with_half_the_micro_batch(script, monkeypatch, capfd):
