@@ -13,7 +13,7 @@ from autotuner.controller.window import RunWindow
 
 COARSE_UNTIL = 0.12
 """Share of the budget that begins at low resolution. Recorded (benchmarks/results/calibration.txt): 9 to 18 % of the time at
-16 or 20 of 28 pixels saves 14 to 24 % of the time to the loss that a full run has at 40 % of its time."""
+16 or 20 of 28 pixels saves 11 to 21 % of the time to the loss that a full run has at 40 % of its time."""
 COARSE_LEAST = 0.5
 """Lowest ratio of the full resolution that is gone down to; lower ones were not recorded."""
 COARSE_PAYS = 1.0

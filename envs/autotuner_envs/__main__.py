@@ -58,9 +58,10 @@ def _record(arguments: argparse.Namespace) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    from autotuner_envs.fitting import Traces, fit
+    from autotuner_envs.fitting import SHARES, Traces, fit, predicted_losses, savings
 
-    calibration, errors = fit(Traces.read(arguments.traces))
+    traces = Traces.read(arguments.traces)
+    calibration, errors = fit(traces)
     document = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "errors": {name: round(error, 5) for name, error in errors.items()},
@@ -70,6 +71,19 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     load.cache_clear()
     for name, error in errors.items():
         print(f"{name:28s} {error:8.4f}")
+    curve, densities = calibration.curve, calibration.density_efficiency
+    print("\nheld-out loss, recorded / simulated, at 12, 24, 40, 60, 80 and 100 % of the steps")
+    for trace in sorted(traces.curves, key=lambda trace: (trace["half"], trace["name"])):
+        pairs = list(zip(trace["points"], predicted_losses(curve, trace, densities), strict=True))
+        shown = [pairs[max(0, round(share * len(pairs)) - 1)] for share in (0.12, 0.24, 0.4, 0.6, 0.8, 1.0)]
+        told = "  ".join(f"{point['held_out_loss']:.3f}/{loss:.3f}" for point, loss in shown)
+        print(f"  {trace['half']:5s} {trace['name']:22s} {told}")
+    shares = ", ".join(f"{share:.0%}" for share in SHARES)
+    print(f"\nshare of time saved, recorded / simulated, to the loss of the plain run at {shares} of its time")
+    found = savings(traces.curves, curve, densities, calibration.step, SHARES)
+    for i in range(0, len(found), len(SHARES)):
+        told = "  ".join(f"{each.recorded:+.2f}/{each.simulated:+.2f}" for each in found[i : i + len(SHARES)])
+        print(f"  {found[i].half:5s} {found[i].name:22s} {told}")
 
 
 _COMMANDS = {"list": _list, "rollout": _rollout, "record": _record, "calibrate": _calibrate}

@@ -206,12 +206,12 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Saving:
-    """What a phase at low resolution saves of the time that the full run of its seed needs to the same loss."""
+    """What an arm saves of the time that the plain run of its seed needs to the same loss."""
 
     name: str
     half: str
     share: float
-    """The loss is what the full run has at this share of its time."""
+    """The loss is what the plain run has at this share of its time."""
     recorded: float
     simulated: float
     """NaN where the loss is not reached."""
@@ -220,7 +220,7 @@ class Saving:
 def savings(
     traces: Sequence[dict[str, Any]], curve: Curve, densities: Sequence[float], step: StepCost, shares: Sequence[float]
 ) -> list[Saving]:
-    """Recorded and simulated savings of every phase at low resolution, on the simulator's step times on both sides."""
+    """Recorded and simulated savings of every arm, on the simulator's step times on both sides."""
     full = {trace["seed"]: trace for trace in traces if trace["name"].startswith("full")}
 
     def course(trace: dict[str, Any]) -> tuple[Array, Array, Array]:
@@ -234,7 +234,7 @@ def savings(
 
     found = []
     for trace in traces:
-        if trace["low_share"] and trace["seed"] in full:
+        if not trace["name"].startswith("full") and trace["seed"] in full:
             (whole, *losses), (seconds, *own) = course(full[trace["seed"]]), course(trace)
             for share in shares:
                 then = share * whole[-1]
@@ -250,13 +250,16 @@ def first_time(losses: Array, seconds: Array, target: float) -> float:
 
 
 def savings_agree(found: Sequence[Saving]) -> dict[str, float]:
-    """Root mean square difference of the shares saved, and Kendall's tau, judged and all; of losses that both meet."""
+    """Root mean square difference of the shares saved, and Kendall's tau, by half and kind of arm; of losses that both meet."""
     errors = {}
-    for label, halves in (("judged", ("judge",)), ("all", ("fit", "judge"))):
-        both = [(s.recorded, s.simulated) for s in found if s.half in halves and math.isfinite(s.recorded + s.simulated)]
+    met = [each for each in found if math.isfinite(each.recorded + each.simulated)]
+    low = [each for each in met if each.name.startswith("low")]
+    groups = {"judged": met, "all": met, "low_resolution_judged": low, "low_resolution_all": low}
+    for label, group in groups.items():
+        both = [(s.recorded, s.simulated) for s in group if label.endswith("all") or s.half == "judge"]
         if len(both) > 1:
             recorded, simulated = np.array(both).T
-            errors[f"low_resolution_saving_{label}"] = float(np.sqrt(np.mean((recorded - simulated) ** 2)))
+            errors[f"saving_{label}"] = float(np.sqrt(np.mean((recorded - simulated) ** 2)))
             errors[f"kendall_saving_{label}"] = kendall(list(recorded), list(simulated))
     return errors
 
