@@ -74,7 +74,7 @@ def _backward(original: Callable[..., Any], accelerator: Any, loss: Any, **named
 
 def _do_sync(original: Callable[..., Any], accelerator: Any) -> Any:
     now = session()
-    now.accumulates = True
+    now.safely(now.entered, accelerator)
     if now.between_pieces:
         accelerator.gradient_state._set_sync_gradients(False)
         return None

@@ -1,4 +1,4 @@
-"""One training with accelerate as the hook sees it: what its first step showed, the pieces of its batches, its reports."""
+"""One training with accelerate as the hook sees it: what its first batch showed, the pieces of its batches, its reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Piece:
 
 
 class Session:
-    """Knows the training from its first optimizer step on; until then it only looks."""
+    """Attaches before the first forward pass, which is where memory runs out; without ``accumulate``, at the first step."""
 
     def __init__(self, name: str | None = None) -> None:
         self.weight = 1.0
@@ -53,10 +53,8 @@ class Session:
         self._off = False
         self._accelerator: Any = None
         self._optimizer: Any = None
-        self._other_optimizer = False
         self._dataset: Any = None
         self._batch_images = UNKNOWN
-        self._not_divisible = ""
         self._piece = Piece(None)
         self._is_new = False
         self._loss: Any = 0.0
@@ -90,8 +88,7 @@ class Session:
             if not size or images <= size or not self._feeds_training(loader):
                 return [Piece(batch, images, images)]
             return [Piece(part, images_in(part), images) for part in cut(batch, size)]
-        except NotDivisible as error:
-            self._not_divisible = self._not_divisible or str(error)
+        except NotDivisible:  # an odd one among those that can be cut
             return [Piece(batch, images, images)]
         except Exception as error:
             self._off = True
@@ -102,6 +99,14 @@ class Session:
         """The loop gets this piece next."""
         self._piece, self._is_new = piece, True
         self.weight, self.between_pieces = piece.weight, not final
+
+    def entered(self, accelerator: Any) -> None:
+        """The script works inside ``accelerator.accumulate`` from here on, and so counts optimizer steps, not passes."""
+        self.accumulates = True
+        if self.training is None:
+            self._accelerator = accelerator
+            self._batch_images = self._piece.of_images
+            self._attach()
 
     def went_backward(self, accelerator: Any, loss: Any) -> None:
         """Gradients of the piece in work are there."""
@@ -121,9 +126,12 @@ class Session:
     def stepped(self, optimizer: Any) -> None:
         """An optimizer was asked to step; only one step of the first one, with all its gradients, counts."""
         self._optimizer = self._optimizer or optimizer
-        if optimizer is not self._optimizer:
-            self._other_optimizer = True
-        elif optimizer.gradient_state.sync_gradients and self._accelerator is not None and self._loss_weight:
+        if (
+            optimizer is self._optimizer
+            and optimizer.gradient_state.sync_gradients
+            and self._accelerator is not None
+            and self._loss_weight
+        ):
             self._report(FLAG_NOT_FINITE if optimizer.step_was_skipped else 0)
 
     def before_optimizer(self, optimizer: Any) -> None:
@@ -139,6 +147,7 @@ class Session:
         """The script dies of it: the last record says so, and with which knobs."""
         if self.training is not None:
             self.training.stepped(NAN, step=self.training.step, flags=FLAG_OUT_OF_MEMORY)
+            self.training.run.poll()  # a record that waits for its turn would be lost
 
     def close(self) -> None:
         """The training is over."""
@@ -174,7 +183,8 @@ class Session:
         batch = self._batch_images
         knobs = {}
         if "micro_batch" in self._offered and batch > 1:
-            ladder = [size for size in divisors(batch) if size <= (start or batch)]  # what failed before is not offered again
+            most = int(start or batch)  # what failed before is not offered again
+            ladder = [size for size in divisors(batch) if size <= most] or [most]
             knobs["micro_batch"] = offer("accelerate", "micro_batch", ladder[0], ladder, possible=not why_not)
         if "micro_batch" in self._offered and why_not:
             warn(f"micro_batch stays as the script has it: {why_not}")
@@ -200,13 +210,21 @@ class Session:
         reasons = (
             (not self.accumulates, "the script does not use accelerator.accumulate(), so it would count pieces as steps"),
             (self._batch_images == UNKNOWN, "its batches do not come from a DataLoader that accelerate prepared"),
-            (bool(self._not_divisible), self._not_divisible),
-            (self._other_optimizer, "it steps more than one optimizer"),
+            (bool(self._uncut()), self._uncut()),
+            (len(self._accelerator._optimizers) > 1, "it steps more than one optimizer"),
             (self._accelerator.num_processes > 1, f"it runs in {self._accelerator.num_processes} processes"),
             (self._accelerator.distributed_type.value != "NO", "an engine of accelerate's plugins steps"),
             (any("BatchNorm" in type(module).__name__ for module in modules), "batch normalisation depends on the piece"),
         )
         return next((why for holds, why in reasons if holds), "")
+
+    def _uncut(self) -> str:
+        """Why the batch in work cannot be cut; empty when it can."""
+        try:
+            cut(self._piece.batch, max(1, self._piece.images // 2))
+        except NotDivisible as error:
+            return str(error)
+        return ""
 
     def _model(self) -> dict[str, Any]:
         """What makes runs comparable in memory and time."""

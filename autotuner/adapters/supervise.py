@@ -16,6 +16,7 @@ from autotuner.messages import Acknowledgement, Declaration
 
 RESUMABLE = ("memory", "killed", "watchdog", "crash")
 """After these ends, other knobs may lead elsewhere; an exception of the script's own would come again."""
+_GRANDCHILD = re.compile(r"died with <Signals\.\w+: (\d+)>|exitcode\s*: -(\d+)")
 _EXCEPTION = re.compile(r"^(?P<name>[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)): ?(?P<text>.*)$", re.MULTILINE)
 
 
@@ -55,7 +56,7 @@ def cause_of(code: int, said: str) -> Cause:
     """Why a command ended that returned ``code`` (negative: a signal) and whose last words on stderr were ``said``."""
     if code == 0:
         return Cause("finished", "it finished")
-    number = -code if code < 0 else code - 128 if 128 < code < 160 else 0
+    number = -code if code < 0 else code - 128 if 128 < code < 160 else _of_grandchild(said)
     if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         return Cause("stopped", f"it was stopped by {_name(number)}")
     who = out_of_memory(said)
@@ -70,6 +71,12 @@ def cause_of(code: int, said: str) -> Cause:
     found = list(_EXCEPTION.finditer(said))
     last = f": {found[-1]['name']}: {found[-1]['text']}".rstrip(": ") if found else ""
     return Cause("exception", f"it ended with code {code}{last}")
+
+
+def _of_grandchild(said: str) -> int:
+    """The signal that ended the script below ``accelerate launch`` or ``torchrun``, which themselves end with 1; 0 for none."""
+    found = _GRANDCHILD.findall(said)
+    return int(found[-1][0] or found[-1][1]) if found else 0
 
 
 def _name(number: int) -> str:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 from autotuner.adapters import accelerate_attach, environment  # noqa: E402
 from autotuner.hook import AutotunerWarning  # noqa: E402
 from autotuner.hook.ring import RingReader  # noqa: E402
-from autotuner.messages import FLAG_OUT_OF_MEMORY, Declaration, Sample  # noqa: E402
+from autotuner.messages import FLAG_NOT_FINITE, FLAG_OUT_OF_MEMORY, Declaration, Sample  # noqa: E402
 
 IMAGES = 44
 """No multiple of the batch: each epoch ends with a smaller one."""
@@ -157,6 +157,42 @@ def test_each_optimizer_step_is_reported_with_the_mean_loss_of_its_images(monkey
     assert seen[-1].peak_bytes > 2**20
 
 
+def test_the_run_is_known_before_the_first_forward_pass_in_which_memory_may_run_out(monkeypatch):
+    loop = installed()
+    monkeypatch.setattr(loop, "learn", lambda inputs, targets: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loop.train()
+    assert declaration().knob("micro_batch").effect == "boundary"
+    accelerate_attach.session().safely(accelerate_attach.session().ran_out_of_memory)
+    assert [sample.flags for sample in samples()] == [FLAG_OUT_OF_MEMORY | FLAG_NOT_FINITE]
+
+
+def test_a_batch_that_nobody_can_cut_makes_the_knob_none(monkeypatch):
+    monkeypatch.setattr(Loop, "learn", lambda self, inputs, targets: None)
+    loop = installed()
+    collated = loop.loader.base_dataloader
+    collated.collate_fn = lambda rows: [torch.stack([row[0] for row in rows]), torch.zeros(3)]
+    with pytest.warns(AutotunerWarning, match="stays as the script has it: a tensor has the shape"):
+        loop.train(epochs=1)
+    assert declaration().knob("micro_batch").effect == "none"
+
+
+def test_the_tracker_tunes_as_the_command_does_and_stands_beside_others():
+    from autotuner.adapters.accelerate_tracker import AutotunerTracker
+
+    tracker = AutotunerTracker("by-hand")
+    loop = Loop()
+    loop.accelerator.log_with.append(tracker)
+    loop.accelerator.init_trackers("project", config={"max_train_steps": 9, "resolution": 16})
+    loop.train(epochs=1)
+    loop.accelerator.log({"loss": 1.0}, step=1)
+    declared = declaration()
+    assert (declared.name, declared.budget_steps, declared.model["resolution"]) == ("by-hand", 9, 16)
+    assert declared.knob("micro_batch").effect == "boundary"
+    assert len(samples()) == loop.steps
+    loop.accelerator.end_training()
+
+
 def test_what_the_run_declares():
     installed().train(epochs=1)
     declared = declaration()
@@ -200,7 +236,6 @@ def test_the_learning_rate_moves_slowly_and_the_scripts_schedule_stays(monkeypat
 def test_an_uncaught_out_of_memory_is_the_last_record(monkeypatch):
     installed().train(epochs=1)
     accelerate_attach.session().safely(accelerate_attach.session().ran_out_of_memory)
-    accelerate_attach.session().training.run.poll()
     assert samples()[-1].flags & FLAG_OUT_OF_MEMORY
 
 

@@ -50,6 +50,8 @@ def test_an_exception_is_known_by_its_text_or_its_type():
         (-9, "", "killed", "SIGKILL"),
         (137, "", "killed", "SIGKILL"),
         (-11, "", "crash", "SIGSEGV"),
+        (1, "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>.", "killed", "SIGKILL"),
+        (1, "  rank      : 0\n  exitcode  : -9 (pid: 7)\n", "killed", "SIGKILL"),
         (-2, "KeyboardInterrupt", "stopped", "SIGINT"),
         (143, "", "stopped", "SIGTERM"),
         (1, "Traceback\nValueError: bad shape", "exception", "it ended with code 1: ValueError: bad shape"),
