@@ -213,7 +213,7 @@ class SnapshotCollector(Collector):
         yield from _families((BUILD,), ("version",), [((snapshot.version,), "")])
         yield from _families((MODE,), ("mode", "policy"), [((snapshot.mode, snapshot.policy), "")])
         yield from _families(DAEMON, (), [((), tick)])
-        why = (snapshot.policy, snapshot.demoted_why.split(":")[0])
+        why = (snapshot.policy, snapshot.demoted_why.split(" (")[0])
         yield from _families((DEMOTION,), ("policy", "why"), [(why, snapshot.demoted)])
         yield from _families(SENSOR, ("sensor", "source"), [((s.name, s.source), s) for s in snapshot.sensors])
         yield from _families(MACHINE, (), [((), snapshot.machine)])

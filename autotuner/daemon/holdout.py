@@ -67,25 +67,26 @@ class Holdout:
         """None before the first ``judge``, and while there are fewer than FEWEST runs on either side."""
         self.counts = {TREATED: 0, HELD_OUT: 0}
         """Ended runs of each arm."""
-        self.demoted = ""
-        """Why the daemon only advises; empty while it does not lose."""
         self.evidence = 1.0
         """That treated runs lose (``gain.evidence``); 1 is none, at EVIDENCE_LIMIT the daemon demotes itself."""
         self._config = config
         self._policy = policy
         self._journal = journal
         self._compared = self._stale = self._ended = False
-        self._blocks: list[ComparisonRecord] = []
         self.served = served_name(policy)
         self._log = get_log()
-        if self._measures:
-            verdicts = [record for record in journal.modes() if record.served_policy == self.served]
-            self.demoted = verdicts[-1].why if verdicts else ""
-            self._blocks = journal.comparisons()
+        verdicts = [record for record in journal.modes() if record.served_policy == self.served]
+        self._verdict = verdicts[-1].why if verdicts else ""
+        self._blocks = journal.comparisons()
 
     def reconfigure(self, config: Config) -> None:
         """Take over mode and share; runs keep the arm that they were drawn into."""
         self._config = config
+
+    @property
+    def demoted(self) -> str:
+        """Why the daemon only advises; empty while it does not lose, and while nothing is held out."""
+        return self._verdict if self._measures else ""
 
     @property
     def mode(self) -> str:
@@ -95,7 +96,9 @@ class Holdout:
     @property
     def problem(self) -> str:
         """The sentence for people when the daemon has demoted itself; empty otherwise."""
-        return f"it only advises, as it loses by its own measurement: {self.demoted}" if self.demoted else ""
+        if not self.demoted:
+            return ""
+        return f"it only advises, as it loses by its own measurement: {self.demoted}; another policy starts anew"
 
     @property
     def _measures(self) -> bool:
@@ -168,10 +171,10 @@ class Holdout:
         told = [block for block in blocks if block.advantage is not None]
         sooner = sum((1.0 + (block.advantage or 0.0)) / 2 for block in told) / len(told)
         compared = f"{sum(block.held_out for block in told)} held out against {sum(block.treated for block in told)} tuned"
-        gain = f"; gain {self.gain.ratio:+.0%} [{self.gain.low:+.0%}, {self.gain.high:+.0%}]" if self.gain else ""
-        self.demoted = (
-            f"held-out runs are the sooner ones in {sooner:.0%} of pairs: evidence {self.evidence:.0f} to 1 where "
-            f"{EVIDENCE_LIMIT:.0f} demotes, {compared}, by time to the same held-out loss{gain}"
+        gain = f", gain {self.gain.ratio:+.0%} [{self.gain.low:+.0%}, {self.gain.high:+.0%}]" if self.gain else ""
+        self._verdict = (
+            f"held-out runs are the sooner ones in {sooner:.0%} of pairs (time to the same held-out loss, {compared}; "
+            f"evidence {self.evidence:.0f} to 1 where {EVIDENCE_LIMIT:.0f} demotes{gain})"
         )
         self._journal.write(ModeRecord(moment.unix, "advise", self.served, self.demoted))
         self._log.warning("demoted", mode="advise", policy=self.served, why=self.demoted)

@@ -125,7 +125,7 @@ class Snapshot:
     demoted: bool = False
     """The daemon only advises, because it loses by its own measurement."""
     demoted_why: str = ""
-    """The sentence that says by how much; what comes before its colon is short enough for a label."""
+    """The sentence that says by how much; what comes before its bracket is short enough for a label."""
     evidence: float = 1.0
     """That tuned runs lose (``gain.evidence``): 1 is none, at ``holdout.EVIDENCE_LIMIT`` the daemon demotes itself."""
     problems: tuple[str, ...] = ()

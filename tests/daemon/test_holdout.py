@@ -335,9 +335,9 @@ def test_a_daemon_that_loses_demotes_itself_and_says_why(tmp_path, monkeypatch):
     daemon.tick(at(3.0))
     (record,) = daemon.journal.modes()
     assert (record.mode, record.served_policy, record.time_unix) == ("advise", "wishes", UNIX + 2.0)
-    assert record.why.startswith("held-out runs are the sooner ones in 100% of pairs: evidence ")
+    assert record.why.startswith("held-out runs are the sooner ones in 100% of pairs (time to the same held-out loss, ")
     assert "to 1 where 20 demotes" in record.why
-    assert "; gain -" in record.why
+    assert ", gain -" in record.why
     assert daemon.snapshot.evidence >= EVIDENCE_LIMIT
     shown = 'autotuner_demotion_info{policy="wishes",why="held-out runs are the sooner ones in 100% of pairs"} 1.0'
     assert shown in page(daemon)
@@ -358,7 +358,9 @@ def test_the_verdict_outlives_the_daemon_but_not_the_policy(tmp_path, monkeypatc
     daemon.stop(at(4.0))
     again = start_daemon(tmp_path, monkeypatch, now=5.0)
     assert again.snapshot.mode == "advise"
+    again.tick(at(5.0))
     assert len(again.journal.modes()) == 1
+    assert again.snapshot.evidence == daemon.snapshot.evidence >= EVIDENCE_LIMIT
     kill(again)
     with Journal(journal_path(tmp_path)) as journal:
         verdict = journal.modes()[0]
@@ -376,6 +378,19 @@ def test_without_a_holdout_an_old_verdict_is_left_alone(tmp_path, monkeypatch):
     daemon = start_daemon(tmp_path, monkeypatch, holdout=0.0)
     assert daemon.snapshot.mode == "act"
     kill(daemon)
+
+
+def test_switching_the_holdout_off_and_on_again_lets_no_run_count_twice(tmp_path, monkeypatch):
+    daemon, _ = lose(tmp_path, monkeypatch)
+    daemon.stop(at(4.0))
+    again = start_daemon(tmp_path, monkeypatch, now=5.0, holdout=0.0)
+    blocks = again.journal.comparisons()
+    for now, share, mode in ((6.0, 0.1, "advise"), (7.0, 0.0, "act"), (8.0, 0.1, "advise")):
+        again.reconfigure(replace(again.config, holdout=share))
+        again.tick(at(now))
+        assert again.snapshot.mode == mode
+    assert again.journal.comparisons() == blocks
+    kill(again)
 
 
 def test_a_daemon_that_gains_stays_as_it_is(tmp_path, monkeypatch):
