@@ -212,7 +212,7 @@ class _Look:
 
     def _shape(self, knob: str, step: int) -> Move | None:
         window, positions = self.window, moved(self.window, knob, step)
-        if positions is None or (knob == "resolution" and step < 0 and not next_coarser(window)):
+        if positions is None or (knob == "resolution" and step < 0 and not self._coarser_next()):
             return None
         before = image_seconds(window, window.shape(window.positions), self.stage)
         after = image_seconds(window, window.shape(positions), self.stage)
@@ -225,6 +225,11 @@ class _Look:
         risk = exceeds(share, RISKY_SHARE) if step > 0 else 0.0
         reason = "faster" if knob == "micro_batch" else "coarse_first" if step < 0 else "full_resolution"
         return self._move(knob, step, Estimate(factor, spread), reason, 0.25 * window.interval_seconds, risk)
+
+    def _coarser_next(self) -> bool:
+        """A micro-batch that pays grows first: each pair of both is a new shape, and those are few."""
+        larger = self._shape("micro_batch", 1)
+        return next_coarser(self.window) and not (larger is not None and larger.pays)
 
     def _coarse_worth(self, positions: tuple[int, ...]) -> float:
         i = self.window.index.get("resolution", -1)

@@ -71,11 +71,15 @@ def _wishes(see: See, window: RunWindow) -> Iterator[Wish]:
     if step:
         yield "pace", step, "heat" if step < 0 else "cooled"
     yield from _run_order(see, window)
-    if see("memory_known") and 0 < see("memory_micro_batch_up") < FREE_MEMORY and _memory_was_free(see, window):
+    if _micro_batch_may_grow(see, window):
         yield "micro_batch", 1, "memory_free"
     if see("evaluation_share") > COSTLY_EVALUATIONS:
         yield "sampling_steps", -1, "previews_cost"
     yield from _learning(see, window)
+
+
+def _micro_batch_may_grow(see: See, window: RunWindow) -> bool:
+    return bool(see("memory_known") and 0 < see("memory_micro_batch_up") < FREE_MEMORY and _memory_was_free(see, window))
 
 
 def _memory_was_free(see: See, window: RunWindow) -> bool:
@@ -92,7 +96,7 @@ def _run_order(see: See, window: RunWindow) -> Iterator[Wish]:
         yield "resolution", 1, "full_resolution"
         if see("pressure") > 0 or see("memory_resolution_up") > GUARDED_MEMORY:
             yield from (("cache_limit", -1, "room_for_resolution"), ("micro_batch", -1, "room_for_resolution"))
-    elif next_coarser(window):
+    elif next_coarser(window) and not _micro_batch_may_grow(see, window):  # first that: each pair of both is a new shape
         yield "resolution", -1, "coarse_first"
     if see("distill.position") > 0 and see("gap_known") and see("gap") <= GAP_CLOSED:
         yield "distill", 1, "gap_closed"
