@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     pinned = arguments.command == "pin"
     document = {"run_id": found.run_id, "knob": knob.name, "pinned": pinned, "daemon_running": daemon}
     show(arguments, document | ({"value": arguments.value} if pinned else {}), said)
-    if pinned and arguments.value is not None and found.mode == "observe":
+    if pinned and arguments.value is not None and found.mode == "observe" and (found.own_mode or not found.mode_why):
         print(f"{found.run_id} is in mode observe: the value is asked for in another mode", file=sys.stderr)
     if off_notice(state):
         print("Autotuner is switched off: it takes effect after: autotuner on", file=sys.stderr)

@@ -154,7 +154,8 @@ class Roster:
             give_back(run, moment)
             return
         run.given_back = ()
-        if mode != "observe":  # a pinned value is a person's wish, which advice need not recommend first
+        # A pinned value is a person's wish: only somebody's word that nothing shall change stands above it.
+        if mode != "observe" or (self.holdout.mode != "observe" and not run.own_mode):
             hold_pinned_values(run, run.pins, moment)
         if run.loop.due(moment.now):
             decide(run, mode, moment)

@@ -349,6 +349,17 @@ def test_a_pinned_value_is_asked_for_in_mode_advise_but_not_in_observe(started, 
     assert cats.asked().positions == (2, 0)
 
 
+def test_a_pinned_value_is_asked_for_while_the_first_run_is_only_observed(started, cats):
+    daemon = started(observe_first=100)
+    cats.train(0.0, 1.0)
+    daemon.tick(at(1.0))
+    with Journal(daemon.journal.path) as outside:
+        outside.pin(PinRecord("cats-1", "pace", 0.5, "you", UNIX))
+    daemon.tick(at(1.5))
+    assert daemon.live["cats-1"].mode == "observe"
+    assert cats.asked().positions == (2, 0)
+
+
 def test_advice_ends_with_the_mode_that_gave_it(started, cats):
     daemon, _ = advised(started, cats)
     own_mode(daemon, "observe")
