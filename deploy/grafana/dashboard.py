@@ -24,6 +24,8 @@ class Panel:
     kind: str = "timeseries"
     custom: dict[str, Any] = field(default_factory=dict)
     mappings: dict[str, str] = field(default_factory=dict)
+    named: bool = False
+    """Whether a number stands beside its legend."""
     lines: bool = False
     """Whether the thresholds are drawn as lines."""
     dashed: str = ""
@@ -249,6 +251,7 @@ PANELS: tuple[Panel, ...] = (
         ((f"autotuner_demotion_info{{{MACHINE}}}", "{{policy}} {{why}}"),),
         "stat",
         mappings=DEMOTED,
+        named=True,
         thresholds=(("green", None), ("red", 1)),
     ),
 )
@@ -278,7 +281,7 @@ def panel(number: int, row: Panel) -> dict[str, Any]:
         "gridPos": {"x": x, "y": y, "w": w, "h": h},
         "datasource": DATASOURCE,
         "fieldConfig": {"defaults": _defaults(row), "overrides": _overrides(row)},
-        "options": _OPTIONS[row.kind],
+        "options": _OPTIONS[row.kind] | ({"textMode": "value_and_name"} if row.named else {}),
         "targets": targets,
     }
     if instant:

@@ -12,6 +12,8 @@ from tests.deploy.prometheus_process import Prometheus, dashboard_queries
 
 pytestmark = pytest.mark.needs_prometheus
 
+DEMOTION = {"demoted": False, "demoted_why": "", "evidence": 1.0}
+"""What the scraped daemon says of itself; a test may change it."""
 LATER = {"run:autotuner_step_seconds:median10m_before"}
 """Recording rules that look further back than this test runs."""
 
@@ -25,7 +27,7 @@ def changing_snapshot():
     changes = {("micro_batch", "up", "headroom"): seconds}
     loss = 1 / (1 + seconds % 60)
     run = replace(RUN, step=seconds, images=64 * seconds, decisions=seconds, loss=loss, changes=changes, knobs=(knob,))
-    return replace(SNAPSHOT, unix_time=time.time(), machine=replace(MACHINE, time=now), runs=(run,))
+    return replace(SNAPSHOT, unix_time=time.time(), machine=replace(MACHINE, time=now), runs=(run,), **DEMOTION)
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,15 @@ def test_every_rule_is_healthy_and_every_recording_rule_has_data(prometheus):
 
 def test_no_alert_is_raised_by_a_machine_that_is_well(prometheus):
     assert [rule["name"] for rule in prometheus.rules() if rule.get("state") == "firing"] == []
+
+
+def test_a_daemon_that_demotes_itself_raises_the_alert_with_its_reason(prometheus, monkeypatch):
+    firing = (
+        'ALERTS{alertname="AutotunerDemoted", alertstate="firing", policy="rules", why="held-out runs are the sooner ones"}'
+    )
+    why = "held-out runs are the sooner ones (evidence 22 to 1)"
+    with monkeypatch.context() as scraped:
+        for name, value in {"demoted": True, "demoted_why": why, "evidence": 22.0}.items():
+            scraped.setitem(DEMOTION, name, value)
+        assert prometheus.unanswered({"firing": firing, "evidence": "autotuner_demotion_evidence == 22"}) == []
+    assert prometheus.unanswered({"over": f"absent({firing})"}) == []
