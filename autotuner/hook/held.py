@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ class HeldFile:
     back only when another busy thread, say one that prepares batches, has had its 5 ms.
     """
 
-    __slots__ = ("_word", "number")
+    __slots__ = ("_at", "_word", "number")
 
     def __init__(self, path: str | os.PathLike[str], flags: int) -> None:
         """Open ``path`` for its owner alone; raises OSError.
@@ -35,7 +36,8 @@ class HeldFile:
             self.number = opened
         else:
             os.close(opened)
-        self._word = _word()
+        self._word = ctypes.c_uint64()
+        self._at = ctypes.byref(self._word)
 
     def write(self, data: bytes, offset: int) -> None:
         """Write ``data`` at ``offset``; raises OSError."""
@@ -48,8 +50,8 @@ class HeldFile:
 
     def word(self, offset: int) -> int:
         """The u64 at ``offset``, 0 when the file ends before it; raises OSError."""
-        if _pread is not None and _pread(self.number, self._word, _WORD_BYTES, offset) == _WORD_BYTES:
-            return int.from_bytes(self._word, "little")
+        if _pread is not None and _pread(self.number, self._at, _WORD_BYTES, offset) == _WORD_BYTES:
+            return self._word.value
         data = os.pread(self.number, _WORD_BYTES, offset)
         return int.from_bytes(data, "little") if len(data) == _WORD_BYTES else 0
 
@@ -58,22 +60,19 @@ class HeldFile:
             close(self.number)
 
 
-def _calls() -> tuple[Any, Any, Callable[[], Any]]:
-    """``pwrite`` and ``pread`` of the C library, called with the interpreter's lock held, and what makes a word for them.
-
-    Both are None where they cannot be had.
-    """
+def _calls() -> tuple[Any, Any]:
+    """``pwrite`` and ``pread`` of the C library, called with the interpreter's lock held; None where they cannot be had."""
     try:
-        if ctypes.sizeof(ctypes.c_void_p) != _WORD_BYTES:  # else off_t may have 32 bits
-            return None, None, bytearray
+        if ctypes.sizeof(ctypes.c_void_p) != _WORD_BYTES or sys.byteorder != "little":  # off_t may have 32 bits
+            return None, None
         library = ctypes.PyDLL(None)
         pwrite, pread = library.pwrite, library.pread
         for call in (pwrite, pread):
             call.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_longlong)
             call.restype = ctypes.c_ssize_t
     except (OSError, AttributeError):
-        return None, None, bytearray
-    return pwrite, pread, ctypes.c_char * _WORD_BYTES
+        return None, None
+    return pwrite, pread
 
 
-_pwrite, _pread, _word = _calls()
+_pwrite, _pread = _calls()

@@ -13,7 +13,6 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from zlib import crc32
 
 from autotuner.errors import ProtocolError
@@ -67,17 +66,23 @@ class RingWriter:
 
     def flush(self) -> None:
         """Write what was appended; raises OSError when the file cannot be written."""
-        if not self._pending:
+        pending = self._pending
+        if not pending:
             return
         frames: list[bytes] = []
-        next_frame = self._pending.popleft
         try:
-            with suppress(IndexError):  # another thread may take some of them
-                while True:
-                    frames.append(next_frame())
-            self._pwrite_all(frames)
+            try:
+                while pending:
+                    frames.append(pending.popleft())
+            except IndexError:  # another thread took the last one
+                pass
+            if len(frames) == 1:  # nearly always; what is not executed need not be in the cache after a long step
+                frame = frames[0]
+                self._file.write(frame, self._offset(int.from_bytes(frame[:8], "little")))
+            else:
+                self._write_all(frames)
         except BaseException:  # an interrupt from the keyboard: the goodbye that follows brings them
-            self._pending.extendleft(reversed(frames))
+            pending.extendleft(reversed(frames))
             raise
 
     def sample(self, *fields: float | None) -> None:
@@ -108,20 +113,20 @@ class RingWriter:
         self.append(FRAME.pack(body, crc32(body), number))
         self.flush()
 
-    def _pwrite_all(self, frames: list[bytes]) -> None:
+    def _write_all(self, frames: list[bytes]) -> None:
         data = b"".join(frames)
         numbers = list(_leading_sequences(data, 0))
         if not numbers:
             return
         first, last = numbers[0], numbers[-1]
         if numbers == list(range(first, last + 1)) and first % self._capacity <= last % self._capacity:
-            self._pwrite(first, data)
+            self._file.write(data, self._offset(first))
         else:  # the ring wraps here, or several threads report
             for number, frame in sorted(zip(numbers, frames, strict=True)):
-                self._pwrite(number, frame)
+                self._file.write(frame, self._offset(number))
 
-    def _pwrite(self, number: int, data: bytes) -> None:
-        self._file.write(data, HEADER_BYTES + number % self._capacity * RECORD_BYTES)
+    def _offset(self, number: int) -> int:
+        return HEADER_BYTES + number % self._capacity * RECORD_BYTES
 
 
 class RingReader:

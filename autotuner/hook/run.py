@@ -148,7 +148,9 @@ class Run:
     def poll(self) -> ChangeSet | None:
         """Take over what the daemon asks for, if anything; call it at a safe point, between two optimizer steps."""
         try:
-            self._flush()
+            ring = self._ring
+            if ring is not None:
+                ring.flush()
             return self._look()
         except Exception as error:
             self._fail("poll", error)
@@ -257,14 +259,11 @@ class Run:
         asks = self._asks
         if asks is None or not asks.agreed:  # several ranks look at every report: they must not miss the step
             self._due = max(self._due, now - CREDIT_SECONDS) + EXCHANGE_SECONDS
-        self._flush()
-        if self._auto:
-            self._look()
-
-    def _flush(self) -> None:
         ring = self._ring  # another thread may close the run
         if ring is not None:
             ring.flush()
+        if self._auto:
+            self._look()
 
     def _look(self) -> ChangeSet | None:
         asks = self._asks

@@ -116,7 +116,6 @@ def calls(request, monkeypatch):
     if request.param == "Python":
         monkeypatch.setattr(held, "_pwrite", None)
         monkeypatch.setattr(held, "_pread", None)
-        monkeypatch.setattr(held, "_word", bytearray)
     return request.param
 
 
