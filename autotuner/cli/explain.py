@@ -13,7 +13,7 @@ from autotuner.cli.status import HEATS, PRESSURES, word
 from autotuner.cli.text import clock, day, duration, number, percent, size
 from autotuner.controller.actions import ACTIONS
 from autotuner.errors import AutotunerError
-from autotuner.journal import ChangeRecord, DecisionRecord, PinRecord, Reader, RunRecord, journal_path
+from autotuner.journal import ChangeRecord, DecisionRecord, PinRecord, Reader, RequestRecord, RunRecord, journal_path
 from autotuner.knobs import find
 
 DEFAULT_LAST = 20
@@ -41,14 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
         found = journal.find_run(arguments.RUN)
         changes = journal.changes(found.run_id, arguments.last)
         decisions = journal.decisions(found.run_id, arguments.last, changed_only=not arguments.all)
-        pins = journal.pins(found.run_id)
+        pins, requests = journal.pins(found.run_id), journal.requests(found.run_id)
         context = {} if arguments.short else _context(journal, found, decisions, state / "runs" / found.run_id)
     rows = [vars(d) | context.get(d.time_unix, {}) for d in decisions]
     document = {
         "run_id": found.run_id, "mode": found.mode, "mode_why": found.mode_why, "pins": [vars(pin) for pin in pins],
-        "changes": [vars(change) for change in changes], "decisions": rows,
+        "changes": [vars(change) for change in changes], "decisions": rows, "requests": [vars(r) for r in requests],
     }  # fmt: skip
-    words = "" if arguments.json else "\n".join(_lines(found, changes, decisions, pins, context, arguments.last))
+    words = "" if arguments.json else "\n".join(_lines(found, changes, decisions, pins, requests, context, arguments.last))
     show(arguments, document, words)
     return OK
 
@@ -75,7 +75,7 @@ def _context(journal: Reader, found: RunRecord, decisions: list[DecisionRecord],
 
 def _lines(
     found: RunRecord, changes: list[ChangeRecord], decisions: list[DecisionRecord], pins: list[PinRecord],
-    context: dict[float, dict[str, Any]], last: int,
+    requests: list[RequestRecord], context: dict[float, dict[str, Any]], last: int,
 ) -> Iterator[str]:  # fmt: skip
     state = found.outcome or "live"
     yield f"{found.run_id}: {state}, started {day(found.created_unix)}, mode {found.mode}, policy {found.policy}"
@@ -99,6 +99,8 @@ def _lines(
         for change in changes
     ]
     events += [(d.time_unix, [*_decision(d), *_around(d, context)]) for d in decisions if d.time_unix not in told]
+    # What was done is told by its change.
+    events += [(r.asked_unix, _request(r)) for r in requests if r.answered_unix is not None and not r.done]
     if not events:
         yield "nothing was changed or refused so far"
     for time, block in sorted(events, key=lambda event: event[0])[-last:]:
@@ -160,6 +162,10 @@ def _effect(change: ChangeRecord) -> Iterator[str]:
     told = change.peak_bytes_before and change.peak_bytes_after  # 0 is a script that tells no memory
     memory = f", memory {size(change.peak_bytes_before)} to {size(change.peak_bytes_after)}" if told else ""
     yield f"observed: {speed}{memory}"
+
+
+def _request(request: RequestRecord) -> list[str]:
+    return [f"you asked to {request.kind} {request.subject}".rstrip() + "  [refused]", f"why: {request.answer}"]
 
 
 def _decision(decision: DecisionRecord) -> list[str]:

@@ -127,6 +127,10 @@ class Reader:
         """What people have asked for and the daemon has not answered yet."""
         return self._select(RequestRecord, "answered_unix IS NULL", (), "request_id")
 
+    def requests(self, run_id: str) -> list[RequestRecord]:
+        """What people have asked for in one run, and the answers."""
+        return self._select(RequestRecord, "run_id = ?", (run_id,), "request_id")
+
     def request(self, request_id: int) -> RequestRecord | None:
         """One request."""
         return next(iter(self._select(RequestRecord, "request_id = ?", (request_id,), "request_id")), None)

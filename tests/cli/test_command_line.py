@@ -9,14 +9,13 @@ import pytest
 
 from autotuner import cli
 from autotuner.cli import COMMANDS, main
-from autotuner.cli.service import follow
 from autotuner.cli.text import duration, number, percent, size, table
-from autotuner.daemon.service import Status
 from autotuner.journal import (
     AdviceRecord,
     ChangeRecord,
     DecisionRecord,
     Journal,
+    RequestRecord,
     RunRecord,
     journal_path,
     model_key,
@@ -191,6 +190,17 @@ def test_explain_shows_refused_wishes_and_changes_that_the_mode_did_not_make(cap
     assert "too soon" not in run(capsys, "explain", "cats", "--last", "1")[1]
 
 
+def test_explain_tells_what_was_asked_for_and_refused(capsys, journal):
+    asked = RequestRecord("accept", "cats-1", "abc", 1005.0, 1006.0, 0, "advice abc is stale")
+    journal.write(asked)
+    journal.write(replace(asked, kind="undo", subject="", done=1, answer="asked cats-1 for pace 1"))
+    journal.commit()
+    out = run(capsys, "explain", "cats")[1]
+    assert "you asked to accept abc  [refused]\n          why: advice abc is stale" in out
+    assert "you asked to undo" not in out
+    assert [request["done"] for request in json.loads(run(capsys, "explain", "cats", "--json")[1])["requests"]] == [0, 1]
+
+
 def test_explain_as_json_holds_the_rows(capsys, journal):
     journal.intend([CHANGE])
     document = json.loads(run(capsys, "explain", "cats", "--json")[1])
@@ -352,69 +362,6 @@ def test_the_demo_gets_its_words_untouched(monkeypatch):
     monkeypatch.setattr("autotuner.demo.main.main", lambda given: words.extend(given) or 7)
     assert main(["demo", "--seconds", "30"]) == 7
     assert words == ["--seconds", "30"]
-
-
-class Service:
-    path = "/the/file"
-
-    def __getattr__(self, name):
-        return lambda: Status("it runs", True) if name == "status" else f"{name} done\n"
-
-
-@pytest.mark.parametrize(
-    ("action", "said"),
-    [
-        ("install", "install done"), ("uninstall", "uninstall done"), ("remove", "uninstall done"), ("status", "it runs"),
-        ("restart", "restart done"), ("print", "print done"),
-    ],
-)  # fmt: skip
-def test_the_service_is_told_what_to_do_for_this_state_directory(capsys, state, monkeypatch, action, said):
-    asked = []
-    monkeypatch.setattr("autotuner.cli.service.platform_service", lambda directory: asked.append(directory) or Service())
-    assert run(capsys, "service", action)[:2] == (0, f"{said}\n")
-    assert asked == [state]
-    assert json.loads(run(capsys, "service", action, "--json")[1])["said"] == said
-
-
-def test_the_status_of_a_service_that_does_not_run_is_one(capsys, state, monkeypatch):
-    monkeypatch.setattr("autotuner.cli.service.platform_service", lambda directory: Service())
-    monkeypatch.setattr(Service, "status", lambda self: Status("not installed", False), raising=False)
-    assert run(capsys, "service", "status")[:2] == (1, "not installed\n")
-
-
-def test_the_log_is_shown_across_its_rotation(capsys, state):
-    code, _, err = run(capsys, "service", "logs")
-    assert code == 1
-    assert "no daemon has run with this state directory yet" in err
-    (state / "logs").mkdir()
-    (state / "logs" / "daemon.log.1").write_text("one\ntwo\n")
-    (state / "logs" / "daemon.log").write_text("three\n")
-    assert run(capsys, "service", "logs", "--lines", "2")[:2] == (0, "two\nthree\n")
-    assert json.loads(run(capsys, "service", "logs", "--json")[1])["lines"] == ["one", "two", "three"]
-
-
-def test_new_lines_are_followed_through_a_rotation(tmp_path):
-    log = tmp_path / "daemon.log"
-    log.write_text("old\n")
-
-    def happens(seconds):
-        writing = next(acts, None)
-        assert writing is not None, "nothing more will come"
-        writing()
-
-    def append(words):
-        with log.open("a") as file:
-            file.write(words)
-
-    acts = iter((
-        lambda: append("new, hal"),
-        lambda: append("f\n"),
-        lambda: log.rename(tmp_path / "daemon.log.1"),
-        lambda: log.write_text("after\n"),
-    ))  # fmt: skip
-    lines = follow(log, wait=happens)
-    assert [next(lines), next(lines)] == ["new, half", "after"]
-    lines.close()
 
 
 def test_the_version_is_printed(capsys):
