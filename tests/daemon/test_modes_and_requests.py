@@ -8,10 +8,9 @@ from autotuner.controller.actions import action_index
 from autotuner.controller.policy import Choice
 from autotuner.daemon.exporter import Tick
 from autotuner.daemon.modes import switch_off, switch_on
-from autotuner.daemon.requests import last_standing
 from autotuner.daemon.status_page import status_page
 from autotuner.errors import JournalError
-from autotuner.journal import ChangeRecord, Journal, PinRecord, RequestRecord
+from autotuner.journal import Journal, PinRecord, RequestRecord
 from tests.suites.fake_run import FakeRun
 from tests.suites.hand_driven_daemon import UNIX, Wishes, at, kill, start_daemon
 
@@ -224,25 +223,6 @@ def test_a_way_back_that_memory_forbids_is_refused(started, cats):
     daemon.tick(at(5.5))
     assert answered(daemon, number) == (False, "refused: the machine reports memory pressure")
     assert daemon.journal.pins("cats-1") == []
-
-
-def change(revision, reason="policy", state="observed", knob="pace"):
-    return ChangeRecord("r", revision, knob, 1, 0, 1.0, 0.5, reason, "", "", "", 0.0, state=state)
-
-
-@pytest.mark.parametrize(
-    ("changes", "standing"),
-    [
-        ([], []),
-        ([change(1), change(2)], [2]),
-        ([change(1), change(2), change(3, "undone")], [1]),
-        ([change(1), change(2, "undone"), change(3)], [3]),
-        ([change(1), change(2, state="refused"), change(3, state="lost")], [1]),
-        ([change(1), change(2, knob="pace"), change(2, knob="micro_batch")], [2, 2]),
-    ],
-)
-def test_the_last_standing_change_is_what_no_undo_has_taken_back(changes, standing):
-    assert [found.revision for found in last_standing(changes)] == standing
 
 
 def test_off_gives_every_script_its_own_values_back_and_keeps_away(tmp_path, started, cats):
