@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments
 
 from autotuner.adapters.transformers_callback import AutotunerCallback
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 200
 
 
 class Denoiser(nn.Module):

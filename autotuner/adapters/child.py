@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 STARTUP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
 KEPT_BYTES = 65_536
+LOOK_SECONDS = 0.2
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -52,16 +54,21 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], stderr: in
         raise
     os.close(writing)
     with _Passed(child):
-        said = _tee(reading, stderr)
+        said = _tee(child, reading, stderr)
         return Ending(child.wait(), said)
 
 
-def _tee(reading: int, stderr: int) -> str:
+def _tee(child: subprocess.Popen[Any], reading: int, stderr: int) -> str:
+    """Pass on what the child says until it has ended, even if a server that it started keeps its stderr open."""
     kept = b""
+    os.set_blocking(reading, False)
     while True:
+        ended = child.poll() is not None
+        if not select.select([reading], [], [], 0.0 if ended else LOOK_SECONDS)[0] and not ended:
+            continue
         try:
             data = os.read(reading, 65_536)
-        except OSError:  # a closed pseudo-terminal on Linux
+        except OSError:  # nothing more from an ended child, or a closed pseudo-terminal on Linux
             data = b""
         if not data:
             os.close(reading)

@@ -142,6 +142,29 @@ def test_autotuner_is_found_from_a_python_that_has_it_not(tmp_path):
     assert "function attach" in said.stdout
 
 
+def test_a_server_that_the_script_has_started_does_not_hold_us(tmp_path):
+    program = (
+        "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); sys.stderr.write('done')"
+    )
+    with (tmp_path / "stderr").open("wb+") as file, (tmp_path / "stdout").open("wb+") as out:
+        code = f"import sys; sys.stdout = open({out.name!r}, 'w'); {program}"
+        ending = run_child([sys.executable, "-c", code], os.environ, stderr=file.fileno())
+        os.kill(int((tmp_path / "stdout").read_text()), signal.SIGKILL)
+    assert (ending.code, ending.said) == (0, "done")
+
+
+def test_a_child_has_a_terminal_for_its_progress_bars_when_we_have_one():
+    ours, terminal = os.openpty()
+    try:
+        program = "import os, sys; sys.stderr.write(f'{sys.stderr.isatty()} {os.get_terminal_size(2).columns >= 0}')"
+        ending = run_child([sys.executable, "-c", program], os.environ, stderr=terminal)
+        assert ending.said == "True True"
+        assert os.read(ours, 100) == b"True True"
+    finally:
+        os.close(ours)
+        os.close(terminal)
+
+
 def test_what_a_child_says_is_passed_on_and_its_end_is_kept(tmp_path):
     with (tmp_path / "stderr").open("wb+") as file:
         program = "import sys; sys.stderr.write('x' * 100_000 + 'the end'); sys.exit(3)"
