@@ -168,13 +168,13 @@ def _past_of(asked: Asked, record: RunRecord, journal: Reader) -> Past | None:
         declared = record.declaration
     except AutotunerError:  # of another version
         return None
-    if asked.declaration is not None and declared.framework != asked.declaration.framework:
+    if declared.framework != (asked.declaration.framework if asked.declaration is not None else "mlx"):
         return None
     model = {name: value for name, value in declared.model.items() if not name.startswith("_")}
     if asked.declaration is not None:
         same_model = model_key(declared) == model_key(asked.declaration)
     else:
-        same_model = declared.framework == "mlx" and declared.name == asked.name and model == asked.model
+        same_model = declared.name == asked.name and model == asked.model
     names = [knob.name for knob in declared.knobs]
     rows = [row for row in journal.telemetry(record.run_id) if _at(asked.values, dict(zip(names, row.values, strict=False)))]
     paced = names.index("pace") if "pace" in names else None

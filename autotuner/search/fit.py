@@ -60,6 +60,8 @@ class Estimate:
     step_seconds: Interval | None
     """None: nothing like it was timed here."""
     source: str
+    measured: bool = True
+    """On this very model; else it is modelled from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +91,33 @@ def from_past(model: Mapping[str, Any], past: Sequence[Past]) -> Estimate | None
         timed = [step.seconds for run in same for step in run.steps]
         needed = Interval(min(peaks), median(peaks), max(peaks) * PROBE_MARGIN)
         return Estimate(needed, _spread(timed) if timed else None, _counted(len(same), "earlier run", " of this model"))
-    others = [(run.model, run.peak_bytes) for run in past if run.peak_bytes > 0]
-    forecast = memory.fit(others)
+    memory_needed = _modelled(model, [(run.model, run.peak_bytes) for run in past])
+    if memory_needed is None:
+        return None
+    durations = [(run.model, round(median(step.seconds for step in run.steps) * 1e6)) for run in past if run.steps]
+    microseconds = _modelled(model, durations)
+    count = sum(run.peak_bytes > 0 for run in past)
+    seconds = microseconds.times(1e-6) if microseconds is not None else None
+    return Estimate(memory_needed, seconds, _counted(count, "earlier run", " of other sizes"), measured=False)
+
+
+def _modelled(model: Mapping[str, Any], seen: Sequence[tuple[Mapping[str, Any], int]]) -> Interval | None:
+    """A power law over the numeric parameters that all of ``seen`` have, as the search's model of memory."""
+    forecast = memory.fit(seen)
     if forecast is None or not forecast.names or any(name not in model for name in forecast.names):
         return None
     above = float(forecast.predict(model))
     likely = above / math.exp(forecast.residual)
-    interval = Interval(likely / MODELLED_MARGIN, likely, above * MODELLED_MARGIN)
-    return Estimate(interval, None, _counted(len(others), "earlier run", " of other sizes"))
+    return Interval(likely / MODELLED_MARGIN, likely, above * MODELLED_MARGIN)
 
 
 def together(estimates: Sequence[Estimate]) -> Estimate:
-    """The first one's numbers, widened by what the others have seen; the first is the best informed."""
-    first, *rest = estimates
-    needed = Interval(first.needed_bytes.low, first.needed_bytes.likely, max(e.needed_bytes.high for e in estimates))
-    timed = first.step_seconds or next((e.step_seconds for e in rest if e.step_seconds is not None), None)
-    return Estimate(needed, timed, " and ".join(e.source for e in estimates))
+    """The first one's numbers, widened by what else was measured; what is modelled counts only where nothing was."""
+    told = [estimate for estimate in estimates if estimate.measured] or list(estimates)
+    first = told[0]
+    needed = Interval(first.needed_bytes.low, first.needed_bytes.likely, max(e.needed_bytes.high for e in told))
+    timed = next((e.step_seconds for e in told if e.step_seconds is not None), None)
+    return Estimate(needed, timed, " and ".join(e.source for e in told), first.measured)
 
 
 def judge(needed: Interval, available_bytes: float | None) -> Verdict:

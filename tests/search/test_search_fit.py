@@ -32,13 +32,18 @@ def test_the_same_model_counts_before_others():
     assert estimate.source == "1 earlier run of this model"
 
 
-def test_other_sizes_are_extrapolated_with_a_wide_interval_and_no_time():
-    past = [Past({"width": width}, [], width * GIB // 64, False) for width in (64, 128, 256)]
+def test_other_sizes_are_extrapolated_in_memory_and_time_with_a_wide_interval():
+    past = [Past({"width": width}, [Step(width / 1000, GIB)], width * GIB // 64, False) for width in (64, 128, 256)]
     estimate = from_past({"width": 512}, past)
     assert estimate.needed_bytes.low < 8 * GIB < estimate.needed_bytes.high
     assert estimate.needed_bytes.high < 16 * GIB
-    assert estimate.step_seconds is None
+    assert estimate.step_seconds.low < 0.512 < estimate.step_seconds.high < 1.024
     assert estimate.source == "3 earlier runs of other sizes"
+
+
+def test_other_sizes_that_were_not_timed_at_this_shape_give_no_time():
+    past = [Past({"width": width}, [], width * GIB, False) for width in (1, 2, 4)]
+    assert from_past({"width": 8}, past).step_seconds is None
 
 
 def test_nothing_alike_is_no_estimate():
@@ -50,6 +55,13 @@ def test_several_sources_widen_each_other():
     narrow = Estimate(Interval(1, 1, 2), None, "a probe")
     wide = Estimate(Interval(1, 3, 4), Interval(5, 6, 7), "the past")
     assert together([narrow, wide]) == Estimate(Interval(1, 1, 4), Interval(5, 6, 7), "a probe and the past")
+
+
+def test_what_is_only_modelled_does_not_widen_what_was_measured():
+    probe = Estimate(Interval(1, 1, 2), Interval(1, 1, 1), "a probe")
+    modelled = Estimate(Interval(1, 50, 90), Interval(5, 6, 7), "others", measured=False)
+    assert together([probe, modelled]) == probe
+    assert together([modelled]) == modelled
 
 
 @pytest.mark.parametrize(
