@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +58,17 @@ def _shipped(name: str, artefacts: Path | None) -> ResolvedPolicy:
     directory = next((found for found in directories if found.is_dir()), None)
     if directory is None:
         return ResolvedPolicy(Rules(), f"policy {name!r}: this build ships no such artefact; the rules decide")
-    resolved = _load(directory, name)
-    card = getattr(resolved.policy, "card", {})
-    winner = card.get("default", resolved.policy.name)  # who won when the artefact was judged, which may be another policy
-    if name == "default" and not resolved.problem and winner in _BUILT_IN:
-        return ResolvedPolicy(_BUILT_IN[winner]())
-    return resolved
+    # Who won when the artefact was judged may be another policy; asked first, since the weights need NumPy, which is 12 MB.
+    winner = _winner(directory / "card.json") if name == "default" else ""
+    return ResolvedPolicy(_BUILT_IN[winner]()) if winner in _BUILT_IN else _load(directory, name)
+
+
+def _winner(card: Path) -> str:
+    """The policy that the card names as the default; empty when it names none or is unreadable, which loading then tells."""
+    try:
+        return str(json.loads(card.read_text(encoding="utf-8")).get("default", ""))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
 
 
 def _load(directory: Path, name: str) -> ResolvedPolicy:

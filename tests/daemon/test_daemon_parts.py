@@ -156,14 +156,25 @@ def test_an_unknown_policy_is_told_with_the_known_ones(tmp_path):
 def test_the_default_is_who_won_when_the_artefact_was_judged(tmp_path, monkeypatch):
     class Loaded:
         name = "trained"
-        card = {"default": "forecast"}
 
     monkeypatch.setattr("autotuner.controller.learned.Learned.load", lambda directory: Loaded())
-    (tmp_path / "default").mkdir()
+    card = tmp_path / "default" / "card.json"
+    card.parent.mkdir()
+    card.write_text('{"default": "forecast"}')
     assert resolve_policy("default", tmp_path).policy.name == "forecast"
     assert resolve_policy("learned", tmp_path).policy.name == "trained"
-    monkeypatch.setattr(Loaded, "card", {"default": "learned"})
-    assert resolve_policy("default", tmp_path).policy.name == "trained"
+    for other in ('{"default": "learned"}', "{}", "[]", "no card", '"forecast"'):
+        card.write_text(other)
+        assert resolve_policy("default", tmp_path).policy.name == "trained"
+
+
+def test_numpy_is_loaded_only_for_weights_that_decide():
+    code = (
+        "import sys; from autotuner.daemon.policies import resolve_policy, shipped_artefacts; "
+        "print(resolve_policy('default', shipped_artefacts()).policy.name, 'numpy' in sys.modules)"
+    )
+    name, loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == str(name == "learned")
 
 
 def test_shipped_artefacts_are_found_without_importing_the_recipes():
