@@ -15,8 +15,9 @@ from autotuner.config import Config
 from autotuner.daemon.log import configure_log, get_log, set_level
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.server import Daemon
+from autotuner.daemon.socket_server import SocketServer
 from autotuner.daemon.web import serve
-from autotuner.errors import ConfigurationError
+from autotuner.errors import AutotunerError, ConfigurationError
 from autotuner.telemetry.registry import Registry
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def run(config: Config, reread: Callable[[], Config], log_to_stderr: bool = True
     injected = Path(config.injected_readings).expanduser() if config.injected_readings else None
     daemon = Daemon(config, Registry(injected=injected), ended=lambda: jobs.propose_soon())
     daemon.start(moment_now(), serve)
+    sockets = open_socket(daemon)
     from autotuner.daemon.jobs import Jobs  # half of all import time: the first scrape need not wait for it
 
     jobs = Jobs(config, lambda: daemon.snapshot.machine.memory_pressure)
@@ -103,7 +105,19 @@ def run(config: Config, reread: Callable[[], Config], log_to_stderr: bool = True
     finally:
         get_log().info("stopping")
         jobs.stop()
+        if sockets is not None:
+            sockets.close()
         daemon.stop(moment_now())
+
+
+def open_socket(daemon: Daemon) -> SocketServer | None:
+    """The socket for clients in other languages; without it everything else works, and log and status say why."""
+    try:
+        return SocketServer(daemon.config.state_directory)
+    except (AutotunerError, OSError) as error:
+        daemon.socket_problem = f"clients in other languages cannot connect: {error}"
+        get_log().error("socket", why=str(error))
+        return None
 
 
 def reload(daemon: Daemon, jobs: Jobs, reread: Callable[[], Config]) -> None:

@@ -63,6 +63,8 @@ class Daemon:
         """Why nothing may be changed at the moment: the journal cannot be written."""
         self.settings_problem = ""
         """Why the settings of now are not those of the file; empty when they are."""
+        self.socket_problem = ""
+        """Why no client can connect to the socket; empty when they can."""
         self._machine = machine
         self._ended = ended
         self._log = get_log()
@@ -205,7 +207,7 @@ class Daemon:
         gain = GainSnapshot(**vars(holdout.gain)) if holdout.gain else None
         files = (run.files.problem and f"{run.run_id}: {run.files.problem}" for run in self.live.values())
         frozen = self.frozen and f"nothing is changed: {self.frozen}"
-        problems = (frozen, self._policy_problem, self.settings_problem, holdout.problem, *files)
+        problems = (frozen, self._policy_problem, self.settings_problem, self.socket_problem, holdout.problem, *files)
         return Snapshot(
             unix_time=moment.unix, started_unix=self._start_unix, version=self._version,
             mode=OFF if self.roster.off else holdout.mode, notice=self.roster.off,
