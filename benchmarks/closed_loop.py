@@ -4,7 +4,7 @@ Run: ``python benchmarks/closed_loop.py --out DIRECTORY`` in pieces, as often as
 DIRECTORY/runs.jsonl and is never made twice. In this order:
 
     --aa --pairs 10       hold against hold: the interval of their difference must contain 0, its half-width is what can be seen
-    --tune                chooses the best static on validation seeds, in three rounds that keep fewer and fewer
+    --tune                chooses the best static on validation seeds, in rounds that keep fewer and fewer
     --pairs 10            every arm on every scenario type and test seed
     --report              only the table of what is there
 
@@ -17,8 +17,9 @@ Wall time is what is measured, so a run waits for an idle core. It is made again
 calibration: others then shared caches or pipelines.
 
 ``alone``, ``best_static`` and ``hand`` have no daemon: their hook writes its ring, which the driver reads, and nobody answers.
-A run that never meets the target counts with its budget (a restricted mean time). Heat and memory are false, the learning is
-true; ``oom`` counts how often memory held at once rose above 1.4 times the limit, which here kills nobody.
+A run ends when it has met the target. One that never does counts with its budget (a restricted mean time). Heat and memory
+are false, the learning is true; ``oom`` counts how often memory held at once rose above 1.4 times the limit, which here
+kills nobody.
 The last line is JSON.
 """
 
@@ -52,8 +53,9 @@ TARGET_SHARE = 0.4
 CALIBRATIONS = 3
 TUNING_SEED = SEEDS["validation"] + 100
 ROUNDS: tuple[tuple[tuple[str, ...], int], ...] = (
-    (("stationary", "heat_and_memory"), 8),
-    (("stationary", "heat", "memory", "heat_and_memory"), 3),
+    (("heat_and_memory",), 10),
+    (("stationary",), 5),
+    (("stationary", "heat", "memory", "heat_and_memory"), 2),
     (("stationary", "heat", "memory", "heat_and_memory"), 1),
 )
 """Scenario types of each round of tuning, a fresh seed each, and how many candidates it leaves."""

@@ -108,7 +108,7 @@ def perform(job: Job, arm: Arm, known: dict[str, Any], decisions: Path, quiet: Q
     line: dict[str, Any] = {}
     for attempt in range(1, ATTEMPTS + 1):
         wait_until_idle(quiet.patience_seconds)
-        line = attempted(job, arm, known.get("unit_bytes", 0), decisions)
+        line = attempted(job, arm, known, decisions)
         line |= {"attempts": attempt, "disturbed": quiet.disturbed(line, known.get("probe_seconds", 0.0))}
         if not line["disturbed"]:
             break
@@ -124,20 +124,20 @@ def wait_until_idle(patience_seconds: float) -> None:
             return
 
 
-def attempted(job: Job, arm: Arm, unit_bytes: int, decisions: Path) -> dict[str, Any]:
+def attempted(job: Job, arm: Arm, known: dict[str, Any], decisions: Path) -> dict[str, Any]:
     """One attempt at ``perform``."""
     state = Path(tempfile.mkdtemp(prefix="closed-loop-"))
     began = time.monotonic()
     try:
         with Children(state) as children:
-            told = _perform(job, arm, unit_bytes, state, children)
+            told = _perform(job, arm, known, state, children)
         return {
             **asdict(job),
             "events": {
                 name: value for name, value in asdict(draw(job.kind, job.seed)).items() if value not in ("", float("inf"))
             },
             "values": start(job.kind, arm),
-            "unit_bytes": unit_bytes,
+            "unit_bytes": known.get("unit_bytes", 0),
             **told,
             **_decided(state, arm, decisions / ("-".join(map(str, job.key)).replace(" ", "_").replace(":", "_") + ".jsonl")),
             "wall_seconds": round(time.monotonic() - began, 2),
@@ -165,10 +165,10 @@ def _commit() -> str:
     return found.stdout.strip()
 
 
-def _perform(job: Job, arm: Arm, unit_bytes: int, state: Path, children: Children) -> dict[str, Any]:
+def _perform(job: Job, arm: Arm, known: dict[str, Any], state: Path, children: Children) -> dict[str, Any]:
     out, injected, spec = state / "out", state / "injected.json", state / "spec.json"
     out.mkdir()
-    machine = Machine(draw(job.kind, job.seed), job.budget_seconds, unit_bytes)
+    machine = Machine(draw(job.kind, job.seed), job.budget_seconds, known.get("unit_bytes", 0))
     machine.step(time.monotonic(), 0.0, 0.0, 0, 0.0).write(injected)
     daemon = _start_daemon(job, arm.policy, state, injected, children) if arm.policy else None
     Spec(
@@ -178,6 +178,7 @@ def _perform(job: Job, arm: Arm, unit_bytes: int, state: Path, children: Childre
         start=start(job.kind, arm),
         coarse_until=arm.coarse_until,
         sampling_ladder=list(KINDS[job.kind].sampling_ladder),
+        enough=known.get("target", 0.0),
         state=str(state),
         injected=str(injected),
         out=str(out),

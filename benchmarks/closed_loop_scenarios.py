@@ -179,7 +179,7 @@ STATICS: dict[str, Arm] = {
         }
     )
     for micro_batch, pace, lr_scale, cache_limit in itertools.product(
-        (64.0, 32.0, 16.0, 8.0), (1.0, 0.85), (1.0, 2.0), (2.0**30, 2.0**26)
+        (64.0, 32.0, 16.0), (1.0, 0.85), (1.0, 2.0), (2.0**30, 2.0**26)
     )
 }  # fmt: skip
 """Candidates for the best static, by micro-batch, pace, learning-rate scale and MiB of cache; previews are cheap in all."""

@@ -39,6 +39,8 @@ class Spec:
     coarse_until: float
     """Share of the budget at the lowest resolution, by the script's own plan."""
     sampling_ladder: list[int]
+    enough: float
+    """Held-out loss at which the run may end: its time to the target is known (0: it goes on to its budget)."""
     state: str
     """State directory that the hook writes to; without a daemon nobody answers there."""
     injected: str
@@ -94,7 +96,7 @@ class Probe:
 
 
 def train(spec: Spec) -> dict[str, Any]:
-    """Train to the end of the budget, measure once more outside it, and return what there is to tell."""
+    """Train until the loss is low enough or the budget ends, measure once more outside it, and return what there is to tell."""
     dataset = data.find(None)
     fitted = presets.fitted(presets.find(spec.preset), dataset)
     config = replace(fitted, seconds=spec.seconds, seed=spec.seed, sampling_ladder=tuple(spec.sampling_ladder))
@@ -112,7 +114,8 @@ def train(spec: Spec) -> dict[str, Any]:
         trainer.lr_scale = trainer.knobs["lr_scale"]  # a script that starts there does not ramp to it
         processor = time.process_time()
         for _ in trainer.steps():
-            pass
+            if trainer.evaluations and trainer.evaluations[-1].held_out_loss <= spec.enough:
+                trainer.stop()
         seconds, processor = trainer.seconds, time.process_time() - processor
         last = trainer.evaluate(with_quality=True)
     few = config.quality_steps
