@@ -153,8 +153,8 @@ def jobs(stage: str, kinds: Sequence[str], arms: tuple[str, ...], first: int, pa
                 yield Job(stage, kind, SEEDS["test"] + pair, name, seconds)
 
 
-def report(runs: Runs, known: Line, ours: str) -> Line:
-    """Print the tables of what is there; returns what the last line says."""
+def report(runs: Runs, known: Line, ours: str, picture: Path | None = None) -> Line:
+    """Print the tables of what is there, draw them if a file is named; returns what the last line says."""
     target, budget = known["target"], known["budget_seconds"]
     print(f"\ntarget held-out loss {target:.4f} within {budget:g} s; memory in units of {known['unit_bytes'] / 1e6:.0f} MB")
     mine = [line for line in runs.lines if line["budget_seconds"] == budget]
@@ -172,6 +172,8 @@ def report(runs: Runs, known: Line, ours: str) -> Line:
         for text in (*analysis.table(lines, arms, target), "", *analysis.comparisons(lines, ours, arms, target)):
             print(text)
         result |= analysis.summary(lines, ours, arms, target)
+        if picture:
+            analysis.draw_picture(lines, ours, arms, target, picture)
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in result.items()}
 
 
@@ -182,6 +184,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--aa", action="store_true", help="hold against hold")
     what.add_argument("--tune", action="store_true", help="choose the best static on validation seeds")
     what.add_argument("--report", action="store_true", help="make no run, print the table of what is there")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw every pair into this file")
     parser.add_argument("--only", nargs="+", choices=KINDS, metavar="TYPE", help=f"scenario types: {', '.join(KINDS)}")
     parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", help=f"arms: {', '.join(ARMS)}")
     parser.add_argument("--pairs", type=int, help="seeds of each scenario type (default: 10)")
@@ -241,7 +244,8 @@ def work(options: argparse.Namespace, runs: Runs) -> Line:
         stage = "aa" if options.aa else "pair"
         for job in jobs(stage, options.only, arms, options.first, options.pairs, options.seconds):
             runs.ensure(job, known)
-    return report(runs, known, options.ours or resolve_policy("default", shipped_artefacts()).policy.name)
+    ours = options.ours or resolve_policy("default", shipped_artefacts()).policy.name
+    return report(runs, known, ours, options.picture)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -251,7 +255,7 @@ def _interrupt(number: int, frame: object) -> None:
 def main() -> int:
     """Exit code 0 done, 1 something failed, 130 interrupted: what was made is kept either way."""
     options = parse()
-    options.out = options.out.resolve()
+    options.out, options.picture = options.out.resolve(), options.picture and options.picture.resolve()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever ends this must not leave daemon or training behind
         signal.signal(number, _interrupt)
     os.chdir(ROOT)  # the trainings are started as modules of it

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,36 @@ def comparisons(lines: Sequence[Line], ours: str, arms: Sequence[str], target: f
 def _gain(point: float, low: float | None, high: float | None) -> str:
     shown = f"{gain(point):+.1%}"
     return shown if low is None else f"{shown} [{gain(low):+.1%}, {gain(high):+.1%}]"
+
+
+def draw_picture(lines: Sequence[Line], ours: str, arms: Sequence[str], target: float, path: Path) -> None:
+    """Every pair as a dot, by scenario type and other arm, and their interquartile means with the intervals."""
+    from matplotlib.figure import Figure
+
+    others = [
+        name for name in arms if name != ours and any(compare(lines, ours, name, (kind,), target).values for kind in KINDS)
+    ]
+    kinds = [kind for kind in KINDS if any(compare(lines, ours, name, (kind,), target).values for name in others)]
+    figure = Figure(figsize=(10, 0.8 + 0.7 * len(kinds)), layout="constrained")
+    axes = figure.subplots()
+    for number, other in enumerate(others):
+        color, label = f"C{number}", f"against {other}"
+        for row, kind in enumerate(kinds):
+            found = compare(lines, ours, other, (kind,), target)
+            if not found.values:
+                continue
+            middle, place = found.middle, row + 0.6 * (number + 0.5) / len(others) - 0.3
+            axes.plot(found.values, [place] * len(found.values), ".", color=color, alpha=0.35)
+            if middle.low is not None and middle.high is not None:
+                axes.plot([middle.low, middle.high], [place, place], color=color)
+            axes.plot(middle.value, place, "o", color=color, label=label)
+            label = "_"  # one entry of the legend for each arm
+    axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    axes.invert_yaxis()
+    axes.axvline(0.0, color="0.8", zorder=0)
+    axes.set_xlabel(f"log(seconds to the target of the other arm / of {ours}): right of zero {ours} is sooner")
+    figure.legend(loc="outside right upper", fontsize="small")
+    figure.savefig(path, dpi=110)
 
 
 def summary(lines: Sequence[Line], ours: str, arms: Sequence[str], target: float) -> Line:

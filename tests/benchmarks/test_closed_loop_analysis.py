@@ -139,3 +139,16 @@ def test_agreement_of_an_arm_with_itself_has_students_half_width():
     assert half == pytest.approx(12.706 * math.log(1.1), rel=1e-3)
     assert pairs == 2
     assert math.isnan(analysis.agreement(lines[:2], "hold", TARGET)[1])
+
+
+def test_the_picture_has_a_row_for_each_type_that_was_run(tmp_path):
+    from PIL import Image
+
+    def height(lines):
+        file = tmp_path / f"{len(lines)}.png"
+        analysis.draw_picture(lines, "rules", ["rules", "hold"], TARGET, file)
+        with Image.open(file) as picture:
+            return picture.size[1]
+
+    one = paired(10.0, "hold")
+    assert height(one) < height(one + paired(10.0, "hold", kind="memory"))
