@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from autotuner.diffusion.plain import finite
 from autotuner.diffusion.quality.report import report
 from autotuner.diffusion.sample import save_grid
 from autotuner.diffusion.trainer import Trainer
+from autotuner.hook.files import SHARED, replace_text
 
 FILE_NAME = "result.json"
 GRID_STEPS = {"teacher": (2, 4, 8, 16, 32), "student": (2, 4, 8)}
@@ -34,9 +34,7 @@ def conclude(trainer: Trainer, out: Path) -> dict[str, Any]:
     document["final_qualities"] = final_qualities(trainer)
     document["quality"] = report(trainer.evaluator).to_dict()
     document["grids"] = grids(trainer, out)
-    draft = out / f".{FILE_NAME}.{os.getpid()}"
-    draft.write_text(json.dumps(finite(document), indent=1, allow_nan=False), encoding="utf-8")
-    os.replace(draft, out / FILE_NAME)
+    replace_text(out / FILE_NAME, json.dumps(finite(document), indent=1, allow_nan=False), SHARED)
     return document
 
 

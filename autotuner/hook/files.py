@@ -11,6 +11,8 @@ from autotuner.hook.held import HeldFile
 
 _SLUG_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.")
 _SLUG_LENGTH = 64
+SHARED = 0o666
+"""Mode of a file that is the user's to share; the umask takes from it."""
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENODEV, errno.ENOTSUP, errno.ENOSYS)  # by this file system
 
 
@@ -60,11 +62,14 @@ def allocate(descriptor: int, size: int) -> None:
     os.fsync(descriptor)  # some file systems find out only now that the disk is full
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write ``path`` so that a reader sees the old text or the new one, never half of it."""
+def replace_text(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write ``path`` so that a reader sees the old text or the new one, never half of it.
+
+    Owner-only by default: what lies in the state directory is nobody else's to read.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)

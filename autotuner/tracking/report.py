@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotuner.errors import ConfigurationError
+from autotuner.hook.files import SHARED, replace_text
 from autotuner.tracking.comparison import text_lines
 from autotuner.tracking.page import page
 from autotuner.tracking.report_run import ReportRun
@@ -36,7 +36,5 @@ def write_report(runs: Sequence[ReportRun], out: Path, title: str = "Training re
         raise ConfigurationError("a report needs at least one run; got none")
     path = out if out.suffix == ".html" else out / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(page(runs, title, notes), encoding="utf-8")
-    os.replace(draft, path)
+    replace_text(path, page(runs, title, notes), SHARED)
     return Report(path, text_lines(runs))

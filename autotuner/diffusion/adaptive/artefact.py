@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from autotuner.diffusion.schedules.artefact import FOLDER, ScheduleError
 from autotuner.diffusion.schedules.ladder import Interval
 from autotuner.diffusion.solvers.generalised import Table
 from autotuner.errors import ConfigurationError
+from autotuner.hook.files import SHARED, replace_text
 
 FORMAT = 1
 
@@ -56,9 +56,7 @@ def save(saved: Saved, path: Path) -> None:
         "heads": [_head(head) for head in adaptive.heads],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(document) + "\n")
-    os.replace(draft, path)
+    replace_text(path, json.dumps(document) + "\n", SHARED)
 
 
 def load(path: Path, network: str) -> Saved:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from autotuner.diffusion.plain import finite
 from autotuner.errors import AutotunerError
+from autotuner.hook.files import SHARED, replace_text
 
 VERSION = 1
 
@@ -56,6 +56,4 @@ class Ledger:
         if self._path is None:
             return
         document = {"version": VERSION, "report": self.report, "measured": self._known}
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
-        os.replace(draft, self._path)
+        replace_text(self._path, json.dumps(document, indent=1, allow_nan=False), SHARED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from autotuner.diffusion.precondition import Denoiser
 from autotuner.diffusion.schedules.ladder import Interval
 from autotuner.diffusion.solvers.generalised import Table
 from autotuner.errors import AutotunerError, ConfigurationError
+from autotuner.hook.files import SHARED, replace_text
 
 FORMAT = 1
 FOLDER = "schedules"
@@ -91,13 +91,11 @@ def save(saved: Saved, folder: Path, sigmas: np.ndarray | None = None) -> Path:
     """
     path = path_of(folder, saved.table.evaluations)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         grid = as_diffusers(saved.table, sigmas)
     except ConfigurationError:
         grid = None
-    draft.write_text(json.dumps({**saved.to_dict(), "diffusers": grid}, indent=1) + "\n")
-    os.replace(draft, path)
+    replace_text(path, json.dumps({**saved.to_dict(), "diffusers": grid}, indent=1) + "\n", SHARED)
     return path
 
 
