@@ -24,8 +24,11 @@ install: $(VENV)/.demo ## everything that a user needs, in .venv (no torch)
 demo: $(VENV)/.demo ## train twice on real images, untouched and tuned, and write a report (ARGS="--data PATH")
 	@$(PYTHON) -m autotuner demo $(ARGS)
 
-test: $(VENV)/.dev ## the tests that finish in minutes (ARGS="-k hook")
-	@$(PYTHON) -m pytest $(ARGS)
+# With bytecode switched off, each of the hundreds of processes that the tests start would compile the product anew, 0.3 s each.
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
+test: $(VENV)/.dev ## the tests that finish in minutes, on all cores (ARGS="-k hook")
+	@$(PYTHON) -m pytest -n auto --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.dev ## the long tests only
 	@$(PYTHON) -m pytest -m slow $(ARGS)
