@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -78,15 +77,7 @@ def load(
     config = Config(state_directory=state_directory(environment))
     known = {field.name: field for field in fields(Config)}
     if path is not None:
-        try:
-            document = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            raise ConfigurationError(f"configuration file {path} does not exist") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"configuration file {path} is not TOML: {error}") from None
-        except OSError as error:
-            raise ConfigurationError(f"configuration file {path} cannot be read: {error.strerror}") from None
-        for name, value in document.items():
+        for name, value in _document(path).items():
             config = _set(config, known, name, value, str(path))
     for name in known:
         variable = variable_of(name)
@@ -114,7 +105,7 @@ def origins(
     path: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """Where ``load`` takes each setting from: ``default``, the file, a variable or a flag."""
-    in_file = tomllib.loads(path.read_text()) if path is not None else {}
+    in_file = _document(path) if path is not None else {}
     found = {}
     for field in fields(Config):
         name = field.name
@@ -122,6 +113,19 @@ def origins(
         came_from = variable_of(name) if environment.get(variable_of(name)) else came_from
         found[name] = f"flag --{name.replace('_', '-')}" if (flags or {}).get(name) is not None else came_from
     return found
+
+
+def _document(path: Path) -> dict[str, Any]:
+    import tomllib  # a daemon without a file starts without it
+
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigurationError(f"configuration file {path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"configuration file {path} is not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"configuration file {path} cannot be read: {error.strerror}") from None
 
 
 def _set(config: Config, known: Mapping[str, Any], name: str, value: Any, origin: str) -> Config:

@@ -137,7 +137,7 @@ def _command(name: str) -> Command:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from autotuner.daemon.version import product_version
+        from autotuner.daemon.version import VERSION
 
-        print(f"autotuner {product_version()}")
+        print(f"autotuner {VERSION}")
         parser.exit()

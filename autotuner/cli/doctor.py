@@ -61,9 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _installation(config: Config) -> Iterator[Finding]:
-    from autotuner.daemon.version import product_version
+    from autotuner.daemon.version import VERSION
 
-    here = f"autotuner {product_version()}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    here = f"autotuner {VERSION}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     yield Finding(GOOD, "installation", here)
     for module, lost in _LOST_WITHOUT.items():
         if importlib.util.find_spec(module) is None:

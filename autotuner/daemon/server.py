@@ -22,7 +22,7 @@ from autotuner.daemon.policies import resolve_policy, shipped_artefacts
 from autotuner.daemon.roster import Roster
 from autotuner.daemon.runs import MonitoredRun
 from autotuner.daemon.snapshot import GainSnapshot, SensorSnapshot, Snapshot
-from autotuner.daemon.version import product_version
+from autotuner.daemon.version import VERSION
 from autotuner.errors import JournalError
 from autotuner.journal import Journal, MachineRecord, journal_path
 from autotuner.messages import MachineState
@@ -82,7 +82,7 @@ class Daemon:
         self._policy_problem = resolved.problem
         self._lock = InstanceLock(state)
         try:
-            self._start_unix, self._version = moment.unix, product_version()
+            self._start_unix, self._version = moment.unix, VERSION
             self.journal = Journal(journal_path(state), self._tell_moved_aside)
             self.roster = Roster(self.config, resolved.policy, self.journal, self._freeze, self._ended)
             self._pins_version = self.journal.data_version()

@@ -1,15 +1,4 @@
 """Which Autotuner this is."""
 
-from __future__ import annotations
-
-from importlib.metadata import PackageNotFoundError, version
-
-DISTRIBUTION = "diffusion-autotuner"
-
-
-def product_version() -> str:
-    """The installed version, or ``source`` when it runs from an uninstalled checkout."""
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return "source"
+VERSION = "0.1.0"
+"""The distribution's too: pyproject.toml reads it here, so that no start has to search the installed packages for it."""

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingTCPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -183,13 +184,19 @@ class _Handler(BaseHTTPRequestHandler):
         """Scrapes are not events."""
 
 
+class _Listener(ThreadingTCPServer):
+    """Not ``http.server``'s, which asks the resolver for a name that nobody reads: on some networks that takes seconds."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+
 class Server:
     """The running web server."""
 
     def __init__(self, site: Site, port: int) -> None:
         handler = type("Handler", (_Handler,), {"site": site})
-        self._server = ThreadingHTTPServer((ADDRESS, port), handler)
-        self._server.daemon_threads = True
+        self._server = _Listener((ADDRESS, port), handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="web", kwargs={"poll_interval": 0.5}, daemon=True
         )
