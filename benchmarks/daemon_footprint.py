@@ -3,7 +3,8 @@
 Run: ``python benchmarks/daemon_footprint.py``. The daemon is the real one, as its own process with its default settings; the
 runs are real hook files that this process fills, ten records a second each. Processor time is the kernel's account of the
 process (utime + stime), so a busy machine lengthens it little; the start is wall time and the best of several, since everything
-else that runs can only add to it. Linux only: it reads /proc.
+else that runs can only add to it, and with the bytecode on the disk, as an installation has it: PYTHONDONTWRITEBYTECODE, under
+which every start of a checkout compiles everything anew, is taken out of the environment. Linux only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def answers(port: int) -> bool:
 def daemon(state: Path) -> Iterator[tuple[int, float]]:
     """A daemon on its own state directory: its pid, and the seconds from exec until it has answered a scrape."""
     environment = {**os.environ, "AUTOTUNER_STATE_DIR": str(state), "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     address = state / "daemon.json"
     began = time.monotonic()
     command = [sys.executable, "-m", "autotuner", "daemon", "--port", "0", "--observe-first", "0"]
