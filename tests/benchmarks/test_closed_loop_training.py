@@ -13,6 +13,7 @@ from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.trainer import Trainer
 from benchmarks import closed_loop_training
 from benchmarks.closed_loop_training import Spec, train
+from tests.diffusion.clock import Clock
 
 SECONDS = 5.0
 TINY = TrainerConfig(
@@ -29,17 +30,6 @@ TINY = TrainerConfig(
 )
 
 
-class Clock:
-    """A hundredth of a second passes at every look."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        self.now += 0.01
-        return self.now
-
-
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
     """Train for at most SECONDS with ``enough``; what there is to tell."""
@@ -51,7 +41,7 @@ def trained(monkeypatch, tmp_path):
     (tmp_path / "out").mkdir()
 
     def make(enough: float):
-        monkeypatch.setattr(closed_loop_training, "Trainer", partial(Trainer, clock=Clock()))
+        monkeypatch.setattr(closed_loop_training, "Trainer", partial(Trainer, clock=Clock(tick=0.01)))
         state, injected = str(tmp_path / "state"), str(tmp_path / "injected.json")
         return train(Spec("tiny", SECONDS, 1, {}, 0.0, [4, 8], enough, state, injected, str(tmp_path / "out")))
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import partial
 
 import pytest
 
 from autotuner.cli import main
-from autotuner.diffusion import checkpoint
+from autotuner.diffusion import checkpoint, trainer
 from autotuner.diffusion.distillation import start, students
 from tests.cli.digits import toml
+from tests.diffusion.clock import Clock
 
 TEXT = toml(20, evaluation="paired_images = 0", more="[distillation]\nstudent_ladder = []")
 
@@ -24,7 +26,9 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture
-def config(teacher, tmp_path):
+def config(teacher, tmp_path, monkeypatch):
+    """A copy of the teacher's folder, and a clock that moves at every look: a budget is as many steps on any machine."""
+    monkeypatch.setattr(trainer, "Trainer", partial(trainer.Trainer, clock=Clock(tick=0.01)))
     shutil.copytree(teacher, tmp_path / "copy")
     return tmp_path / "copy" / "digits.toml"
 

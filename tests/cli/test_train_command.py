@@ -137,10 +137,12 @@ def stable_diffusion(tmp_path, monkeypatch):
     """A tiny folder with random weights, eight captioned pictures, and the file that fine-tunes one on the other."""
     from PIL import Image
 
-    from autotuner.diffusion import recipe
+    from autotuner.diffusion import recipe, result
     from tests.diffusion.tiny_pipeline import write_pipeline
 
     monkeypatch.setattr(recipe, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(result, "GRID_STEPS", {"teacher": (2,)})
+    monkeypatch.setattr(result, "GRID_IMAGES", 2)
     folder, pictures = write_pipeline(tmp_path / "pipeline"), tmp_path / "pictures"
     pictures.mkdir()
     for number in range(24):

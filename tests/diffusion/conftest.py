@@ -10,6 +10,7 @@ import pytest
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset
 from autotuner.diffusion.trainer import Trainer
+from tests.diffusion.clock import Clock
 
 TINY = TrainerConfig(
     name="tiny",
@@ -45,23 +46,6 @@ def stripes():
     noisy = np.clip(images + generator.normal(0, 12, images.shape), 0, 255).astype(np.uint8)
     marks = labels.astype(np.int32)
     return Dataset("stripes", "made for tests", noisy[60:], marks[60:], noisy[:60], marks[:60])
-
-
-class Clock:
-    """Time that passes only when somebody sleeps, or ``tick`` at every look."""
-
-    def __init__(self, tick: float = 0.0) -> None:
-        self.now = 100.0
-        self.tick = tick
-        self.naps: list[float] = []
-
-    def __call__(self) -> float:
-        self.now += self.tick
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.naps.append(seconds)
-        self.now += seconds
 
 
 @pytest.fixture
