@@ -55,7 +55,6 @@ TUNING_SEED = SEEDS["validation"] + 100
 ROUNDS: tuple[tuple[tuple[str, ...], int], ...] = (
     (("heat_and_memory",), 10),
     (("stationary",), 5),
-    (("stationary", "heat", "memory", "heat_and_memory"), 2),
     (("stationary", "heat", "memory", "heat_and_memory"), 1),
 )
 """Scenario types of each round of tuning, a fresh seed each, and how many candidates it leaves."""
