@@ -14,9 +14,12 @@ from autotuner.messages import MODES
 
 
 def state_directory(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Where runs, journal and studies live: AUTOTUNER_STATE_DIR, else the platform's own place."""
+    """Where runs, journal and studies live: AUTOTUNER_STATE_DIR, else the platform's own place.
+
+    Raises ConfigurationError for a path that cannot be one.
+    """
     if environment.get("AUTOTUNER_STATE_DIR"):
-        return Path(environment["AUTOTUNER_STATE_DIR"]).expanduser()
+        return _expanded(environment["AUTOTUNER_STATE_DIR"], "AUTOTUNER_STATE_DIR")
     home = Path(environment.get("HOME") or Path.home())
     if platform == "darwin":
         return home / "Library" / "Application Support" / "autotuner"
@@ -49,6 +52,9 @@ class Config:
     log_level: str = "info"
 
 
+LARGEST_FILE_BYTES = 100_000
+LONGEST_TEXT = 4096
+"""Characters of a value: as long as a path may be."""
 ALLOWED = {
     "mode": MODES,
     "log_level": ("debug", "info", "warning", "error"),
@@ -116,31 +122,65 @@ def origins(
 
 
 def _document(path: Path) -> dict[str, Any]:
+    """The file as it stands; raises ConfigurationError."""
     import tomllib  # a daemon without a file starts without it
 
     try:
-        return tomllib.loads(path.read_text())
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE_BYTES + 1)
     except FileNotFoundError:
         raise ConfigurationError(f"configuration file {path} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"configuration file {path} is not TOML: {error}") from None
     except OSError as error:
         raise ConfigurationError(f"configuration file {path} cannot be read: {error.strerror}") from None
+    if len(data) > LARGEST_FILE_BYTES:
+        raise ConfigurationError(f"configuration file {path} has more than {LARGEST_FILE_BYTES} bytes")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits is a plain ValueError
+        raise ConfigurationError(f"configuration file {path} is not TOML: {error!s:.300}") from None
 
 
 def _set(config: Config, known: Mapping[str, Any], name: str, value: Any, origin: str) -> Config:
     if name not in known:
-        raise ConfigurationError(f"{origin}: unknown setting {name!r}; known: {', '.join(known)}")
+        raise ConfigurationError(f"{origin}: unknown setting {name!r:.80}; known: {', '.join(known)}")
     current = getattr(config, name)
     try:
-        if isinstance(value, bool):
-            raise ValueError
-        converted: Any = Path(value).expanduser() if name == "state_directory" else type(current)(value)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{origin}: {name} = {value!r}; expected {type(current).__name__}") from None
+        converted = _converted(name, value, current, origin)
+    except (TypeError, ValueError, OverflowError):
+        expected = "a path" if name == "state_directory" else type(current).__name__
+        raise ConfigurationError(f"{origin}: {name} = {_shown(value)}; expected {expected}") from None
     if name in ALLOWED and converted not in ALLOWED[name]:
-        raise ConfigurationError(f"{origin}: {name} = {value!r}; allowed: {', '.join(ALLOWED[name])}")
+        raise ConfigurationError(f"{origin}: {name} = {_shown(value)}; allowed: {', '.join(ALLOWED[name])}")
     if name in RANGES and not RANGES[name][0] <= converted <= RANGES[name][1]:
         low, high = RANGES[name]
-        raise ConfigurationError(f"{origin}: {name} = {value!r}; allowed: {low} to {high}")
+        raise ConfigurationError(f"{origin}: {name} = {_shown(value)}; allowed: {low} to {high}")
     return replace(config, **{name: converted})
+
+
+def _converted(name: str, value: Any, current: Any, origin: str) -> Any:
+    """``value`` in the type of ``current``; raises TypeError, ValueError, OverflowError or ConfigurationError."""
+    if isinstance(value, bool) or (isinstance(value, str) and ("\0" in value or len(value) > LONGEST_TEXT)):
+        raise ValueError
+    if isinstance(current, Path):
+        return _expanded(value, f"{origin}: {name}")
+    if isinstance(current, str) and not isinstance(value, (str, Path)):
+        raise TypeError
+    if isinstance(current, int) and isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return type(current)(value)
+
+
+def _expanded(path: Any, origin: str) -> Path:
+    """``path`` with its ``~`` resolved; raises TypeError, or ConfigurationError for the home of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigurationError(f"{origin} = {_shown(path)}; there is no such home directory") from None
+
+
+def _shown(value: Any) -> str:
+    """``value`` for an error: of readable length, whatever it is."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes out no number with thousands of digits
+        return "a number with thousands of digits"

@@ -19,6 +19,10 @@ from autotuner.knobs import KnobDeclaration, declare
 PROTOCOL_VERSION = 2
 MODES = ("observe", "advise", "act")
 NAN = math.nan
+LATEST_UNIX = 1e11
+"""The year 5138: no clock of a calendar is asked for more."""
+DEEPEST = 16
+"""Objects and lists inside each other in a declaration."""
 
 # Flags of a sample.
 FLAG_NOT_FINITE = 1  # loss or gradient was NaN or infinite; the step was skipped
@@ -161,15 +165,17 @@ class Declaration:
         if not isinstance(document, dict):
             raise ProtocolError(f"run.json holds {type(document).__name__}, expected an object")
         if document.get("version") != PROTOCOL_VERSION:
-            raise ProtocolError(f"run.json has version {document.get('version')!r}; this Autotuner speaks {PROTOCOL_VERSION}")
+            raise ProtocolError(
+                f"run.json has version {document.get('version')!r:.80}; this Autotuner speaks {PROTOCOL_VERSION}"
+            )
         unknown = set(document) - set(cls.__dataclass_fields__)
         if unknown:
-            raise ProtocolError(f"run.json has unknown fields {sorted(unknown)}")
+            raise ProtocolError(f"run.json has unknown fields {sorted(unknown)!s:.300}")
         try:
             knobs = tuple(declare(k["name"], k["start"], k["values"], k["effect"]) for k in document.pop("knobs", []))
             declaration = cls(knobs=knobs, **document)
         except (KeyError, TypeError) as error:
-            raise ProtocolError(f"run.json is incomplete: {error}") from None
+            raise ProtocolError(f"run.json is incomplete: {error!s:.300}") from None
         declaration.check()
         return declaration
 
@@ -183,9 +189,13 @@ class Declaration:
         if len(names) != len(set(names)):
             raise DeclarationError(f"a knob is declared twice: {names}")
         if not isinstance(self.run_id, str) or not self.run_id or not set(self.run_id) <= _RUN_ID_CHARACTERS:
-            raise DeclarationError(f"run id {self.run_id!r}; allowed are letters, digits, '-', '_' and '.'")
+            raise DeclarationError(f"run id {self.run_id!r:.80}; allowed are letters, digits, '-', '_' and '.'")
         if self.budget_seconds is not None and not 0 < self.budget_seconds < 1e9:
             raise DeclarationError(f"budget_seconds {self.budget_seconds!r}; allowed is a positive number below 1e9")
+        if not 0 <= self.pid < 2**31:
+            raise DeclarationError(f"pid {self.pid!r}; allowed is 0 to {2**31 - 1}")
+        if not 0 <= self.created_unix < LATEST_UNIX:
+            raise DeclarationError(f"created_unix {self.created_unix!r}; allowed is 0 to {LATEST_UNIX:g}")
         if not 1 <= self.max_shapes <= 64:
             raise DeclarationError(f"max_shapes {self.max_shapes!r}; allowed is 1 to 64")
 
@@ -212,8 +222,15 @@ _ALLOWED: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 def _is_plain(value: object) -> bool:
-    """Not a truth value, and no number that a float cannot hold."""
-    return not isinstance(value, bool) and (not isinstance(value, (int, float)) or -1e300 < value < 1e300)
+    """Not a truth value, and nothing that JSON or a float cannot hold."""
+    return not isinstance(value, bool) and _can_be_told(value, DEEPEST)
+
+
+def _can_be_told(value: object, depth: int) -> bool:
+    if isinstance(value, (dict, list, tuple)):
+        inner = (*value, *value.values()) if isinstance(value, dict) else value
+        return depth > 0 and all(_can_be_told(item, depth - 1) for item in inner)
+    return not isinstance(value, (int, float)) or -1e300 < value < 1e300
 
 
 _RUN_ID_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")

@@ -22,6 +22,8 @@ from autotuner.knobs import KNOB_NAMES
 
 ARRAYS = ("pi.0.weight", "pi.0.bias", "pi.1.weight", "pi.1.bias", "action.weight", "action.bias")
 LARGEST_ARTEFACT_BYTES = 16_000_000
+LARGEST_WEIGHT = 1e6
+"""Trained weights stay below 10; from here on sums could overflow."""
 EXPLAINING_FEATURES = 2
 Array = NDArray[np.float64]
 
@@ -47,11 +49,11 @@ class Learned:
         data = _read_bytes(path)
         digest = hashlib.sha256(data).hexdigest()
         if card.get("sha256") not in (None, digest):
-            raise ArtefactError(f"{path}: sha256 {digest} differs from the card's {card['sha256']}")
+            raise ArtefactError(f"{path}: sha256 {digest} differs from the card's {card['sha256']!s:.80}")
         try:
             arrays = load(data)
         except (SafetensorError, ValueError, KeyError) as error:
-            raise ArtefactError(f"{path} is not a safetensors file: {error}") from None
+            raise ArtefactError(f"{path} is not a safetensors file: {error!s:.300}") from None
         return cls(str(card.get("name", directory.name)), _check_arrays(path, arrays), card)
 
     def logits(self, observation: Sequence[float]) -> Array:
@@ -91,26 +93,32 @@ class Learned:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > LARGEST_ARTEFACT_BYTES:
-            raise ArtefactError(f"{path} has {size} bytes; at most {LARGEST_ARTEFACT_BYTES} are allowed")
-        return path.read_bytes()
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device has no end
+            raise ArtefactError(f"{path} is no regular file")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_ARTEFACT_BYTES + 1)
     except OSError as error:
         raise ArtefactError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > LARGEST_ARTEFACT_BYTES:
+        raise ArtefactError(f"{path} has more than {LARGEST_ARTEFACT_BYTES} bytes")
+    return data
 
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(_read_bytes(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{path} is not JSON: {error}") from None
     if not isinstance(card, dict):
         raise ArtefactError(f"{path} holds {type(card).__name__}, expected an object")
     if card.get("observation_version") != OBSERVATION_VERSION:
         found = card.get("observation_version")
-        raise ArtefactError(f"{path}: observation version {found!r}; this Autotuner observes version {OBSERVATION_VERSION}")
+        raise ArtefactError(f"{path}: observation version {found!r:.80}; this Autotuner observes version {OBSERVATION_VERSION}")
+    for key, kind in (("name", str), ("knobs", list)):
+        if not isinstance(card.get(key, kind()), kind):
+            raise ArtefactError(f"{path}: {key} is {card[key]!r:.80}; expected {kind.__name__}")
     for key, expected in (("features", FEATURES), ("actions", ACTION_NAMES)):
-        if tuple(card.get(key, ())) != expected:
+        if card.get(key) != list(expected):
             raise ArtefactError(f"{path}: {key} differ from this Autotuner's {len(expected)} {key}; train the policy again")
     return card
 
@@ -127,6 +135,6 @@ def _check_arrays(path: Path, arrays: dict[str, Any]) -> dict[str, Array]:
     for name, shape in zip(ARRAYS, shapes, strict=True):
         if weights[name].shape != shape:
             raise ArtefactError(f"{path}: {name} has shape {weights[name].shape}, expected {shape}")
-        if not np.isfinite(weights[name]).all():
-            raise ArtefactError(f"{path}: {name} holds values that are not finite")
+        if not (np.abs(weights[name]) <= LARGEST_WEIGHT).all():
+            raise ArtefactError(f"{path}: {name} holds values that are not finite, or beyond {LARGEST_WEIGHT:g}")
     return weights

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
-import math
+import os
+import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from autotuner.errors import AutotunerError
 from autotuner.hook.page import PageWriter, Revision
 from autotuner.hook.ring import RingReader
-from autotuner.messages import Declaration, Record
+from autotuner.messages import NAN, Declaration, Evaluation, Record, Sample
 
 DECLARATION, RING, PAGE = "run.json", "telemetry.ring", "knobs.page"
 LARGEST_DECLARATION_BYTES = 1_000_000
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Losses, distances and durations beyond these say nothing but that something is broken."""
+_MEASURED: dict[type, tuple[str, ...]] = {
+    Sample: ("loss", "step_seconds"),
+    Evaluation: ("held_out_loss", "quality", "seconds", "gap"),
+}
+LATEST_SECONDS = 1e10
+"""No clock that counts from a boot says more; a record that does is damaged."""
 
 
 def read_declaration(directory: Path) -> Declaration:
     """Read and check ``run.json``; raises OSError or AutotunerError."""
     path = directory / DECLARATION
-    if path.stat().st_size > LARGEST_DECLARATION_BYTES:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer must not hold up a tick
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise AutotunerError(f"{path} is no regular file")
+        data = file.read(LARGEST_DECLARATION_BYTES + 1)
+    if len(data) > LARGEST_DECLARATION_BYTES:
         raise AutotunerError(f"{path} has more than {LARGEST_DECLARATION_BYTES} bytes")
-    return Declaration.from_json(path.read_text(encoding="utf-8", errors="replace"))
+    return Declaration.from_json(data.decode("utf-8", errors="replace"))
+
+
+def _plausible(record: Record) -> Record:
+    """The record with every number unknown that no training measures: sums and ratios of the others cannot overflow."""
+    if not isinstance(record, (Sample, Evaluation)):
+        return record
+    absurd: dict[str, Any] = {name: NAN for name in _MEASURED[type(record)] if _is_absurd(getattr(record, name))}
+    return replace(record, **absurd) if absurd else record
+
+
+def _is_absurd(value: float) -> bool:
+    return value != 0.0 and value == value and not SMALLEST <= abs(value) <= LARGEST
 
 
 class RunFiles:
@@ -53,7 +81,7 @@ class RunFiles:
             lost_before = self._ring.lost
             records = self._ring.read()
             self._sequence = self._ring.sequence
-            sound = [record for record in records if math.isfinite(record.time)]
+            sound = [_plausible(record) for record in records if 0.0 <= record.time <= LATEST_SECONDS]
             self.lost += self._ring.lost - lost_before + len(records) - len(sound)
             self._ring_problem = ""
             return sound

@@ -13,6 +13,8 @@ LONGEST_LINE_BYTES = 65_536
 LARGEST_WHOLE = 2**53
 """The largest whole number that every language reads from JSON without loss."""
 LARGEST_NUMBER = 1e300
+DEEPEST = 16
+"""Objects and lists inside each other."""
 
 
 class LineError(Exception):
@@ -134,6 +136,8 @@ def parse(line: bytes) -> tuple[str, dict[str, Any]]:
         raise LineError("", f"the line is not JSON: {error}"[:300]) from None
     if not isinstance(document, dict):
         raise LineError("", f"the line holds {type(document).__name__}, expected an object")
+    if not _is_flat(document):
+        raise LineError("", f"the line nests deeper than {DEEPEST} objects and lists")
     kind = document.pop("type", None)
     if not isinstance(kind, str) or kind not in MESSAGES:
         raise LineError("type", f"type is {kind!r:.80}; allowed are {', '.join(MESSAGES)}")
@@ -167,6 +171,15 @@ def _bounded(value: Any) -> bool:
     if isinstance(value, list):
         return all(_bounded(item) for item in value)
     return not isinstance(value, (int, float)) or -LARGEST_NUMBER <= value <= LARGEST_NUMBER
+
+
+def _is_flat(document: Any) -> bool:
+    """Whether nothing lies deeper than DEEPEST; asked level by level, since what recurses can be overrun."""
+    level = [document]
+    for _ in range(DEEPEST):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [value for values in inner for value in values if isinstance(value, (dict, list))]
+    return not level
 
 
 def _no_constant(name: str) -> Any:

@@ -23,6 +23,8 @@ from autotuner.messages import MODES, PROTOCOL_VERSION
 MAGIC = b"ATPAGE1\0"
 PAGE_BYTES = 4096
 MAX_POSITIONS = 16
+LAST_REVISION = 2**53
+"""More changes than any run will see, and the largest whole number that every language reads."""
 
 _HEADER = struct.Struct("<8sI")
 _WORD = struct.Struct("<Q")
@@ -110,7 +112,7 @@ class PageWriter:
         self.revision = 0
         """The newest announced revision: 0 before the first write."""
         self._next = 1
-        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._file = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._continue()
         except BaseException:
@@ -156,6 +158,8 @@ class PageWriter:
         if written and self.revision > max(written) + 1:  # a damaged word: the slots have their own checks
             self.revision = max(written)
         self._next = max([self.revision, *written]) + 1
+        if self._next > LAST_REVISION:
+            raise ProtocolError(f"{self._path} announces revision {self.revision}; at most {LAST_REVISION} is possible")
 
     def _pwrite(self, data: bytes, offset: int) -> None:
         os.pwrite(self._file, data, offset)

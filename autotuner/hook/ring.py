@@ -34,7 +34,8 @@ from autotuner.messages import (
 MAGIC = b"ATRING1\0"
 HEADER_BYTES = 128
 DEFAULT_CAPACITY = 4096
-MAX_CAPACITY = 1 << 20
+MAX_CAPACITY = 1 << 16
+"""8 MiB: what a reader holds in memory when it must look at every record."""
 
 _HEADER = struct.Struct("<8sIIIQ")  # magic, version, record size, capacity, token of the ring
 _CRC = struct.Struct("<I")
@@ -55,7 +56,7 @@ class RingWriter:
 
     def __init__(self, path: str | os.PathLike[str], capacity: int = DEFAULT_CAPACITY) -> None:
         """Create the file with all its blocks; raises OSError when there is no room."""
-        if not 0 < capacity <= MAX_CAPACITY or capacity & (capacity - 1):
+        if not _is_capacity(capacity):
             raise ValueError(f"ring capacity {capacity}; allowed is a power of two up to {MAX_CAPACITY}")
         self._capacity = capacity
         self._file = new_file(path, HEADER_BYTES + capacity * RECORD_BYTES)
@@ -142,7 +143,7 @@ class RingReader:
         self.sequence = from_sequence
         self.lost = 0
         self._path = os.fspath(path)
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # of a pipe nobody must wait for a writer
         try:
             self.capacity, self.token = _unpack_header(self._pread(0, HEADER_BYTES), self._path)
         except BaseException:
@@ -150,9 +151,9 @@ class RingReader:
             raise
 
     def read(self) -> list[Record]:
-        """All records since the last call, oldest first; raises ProtocolError when the file was cut short."""
+        """Records since the last call, oldest first: all, unless the writer is faster. Raises ProtocolError when it was cut."""
         records: list[Record] = []
-        while True:
+        while len(records) < self.capacity:  # a writer that never pauses must not keep the reader for ever
             slot = (self.sequence + 1) % self.capacity
             data = self._slots(slot, min(_CHUNK_RECORDS, self.capacity - slot))
             for offset in range(0, len(data), RECORD_BYTES):
@@ -162,6 +163,7 @@ class RingReader:
                     return records if ended else records + self._rescan()
                 records.append(record)
                 self.sequence += 1
+        return records
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -201,6 +203,10 @@ class RingReader:
         return data
 
 
+def _is_capacity(number: int) -> bool:
+    return 0 < number <= MAX_CAPACITY and not number & (number - 1)
+
+
 def _leading_sequences(data: bytes, offset: int) -> Iterator[int]:
     return (number for (number,) in _LEADING.iter_unpack(data[offset:]))
 
@@ -220,6 +226,6 @@ def _unpack_header(data: bytes, path: str) -> tuple[int, int]:
         raise ProtocolError(
             f"{path} has version {version}, {record_bytes}-byte records; this is {PROTOCOL_VERSION}, {RECORD_BYTES}"
         )
-    if _CRC.unpack_from(data, _HEADER.size)[0] != crc32(data[: _HEADER.size]) or not 0 < capacity <= MAX_CAPACITY:
+    if _CRC.unpack_from(data, _HEADER.size)[0] != crc32(data[: _HEADER.size]) or not _is_capacity(capacity):
         raise ProtocolError(f"{path} has a damaged header")
     return capacity, token

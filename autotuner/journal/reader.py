@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,7 +21,7 @@ from autotuner.journal.records import (
     RunRecord,
     TelemetryRecord,
 )
-from autotuner.journal.schema import TABLE_OF, connect_read_only
+from autotuner.journal.schema import SQLITE_ERRORS, TABLE_OF, connect_read_only
 
 Record = TypeVar("Record")
 
@@ -95,8 +94,10 @@ class Reader:
         """When the oldest telemetry row of a run was written; None without any."""
         try:
             (oldest,) = self._connection.execute("SELECT min(time_unix) FROM telemetry WHERE run_id = ?", (run_id,)).fetchone()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise JournalError(f"journal {self.path}: {error}") from None
+        if not isinstance(oldest, (float, int, type(None))):
+            raise JournalError(f"journal {self.path}: table telemetry has time_unix {oldest!r:.80}; allowed is a number")
         return None if oldest is None else float(oldest)
 
     def evaluations(self, run_id: str) -> list[EvaluationRecord]:
@@ -153,6 +154,11 @@ class Reader:
         if "?1" in condition:
             sql = sql.removesuffix("?") + "?2"
         try:
-            return [record(*row) for row in self._connection.execute(sql, bound)][::-1]
-        except sqlite3.Error as error:
+            rows = self._connection.execute(sql, bound).fetchall()
+        except (*SQLITE_ERRORS, OverflowError) as error:
             raise JournalError(f"journal {self.path}: {error}") from None
+        if not all(map(table.holds, rows)):
+            raise JournalError(
+                f"journal {self.path}: table {table.name} holds a row whose values have other types than its columns"
+            )
+        return [record(*row) for row in reversed(rows)]

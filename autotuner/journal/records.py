@@ -5,11 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from autotuner.errors import JournalError
 from autotuner.messages import Declaration
 
 CHANGE_STATES = ("intended", "delivered", "acknowledged", "refused", "observed", "lost")
 """A change's life; ``refused`` by the hook and ``lost`` (never reached the script) are the two bad ends."""
+
+
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
+
+
+def _parsed(text: str, kind: type[Kind]) -> Kind:
+    """A column that holds JSON; raises JournalError when it does not."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise JournalError(f"the journal holds {text!r:.80} where a JSON {kind.__name__} is expected")
+    return value
+
+
+def _numbers(values: list[Any]) -> list[float]:
+    if not all(isinstance(value, (int, float)) for value in values):
+        raise JournalError(f"the journal holds {values!r:.80} where numbers are expected")
+    return values
 
 
 @dataclass(frozen=True)
@@ -65,14 +87,18 @@ class RunRecord:
     @property
     def trial(self) -> int | None:
         """The search's trial that this run took, if any."""
-        trial = json.loads(self.declaration_json).get("model", {}).get("_trial")
+        model = _parsed(self.declaration_json, dict).get("model", {})
+        trial = model.get("_trial") if isinstance(model, dict) else None
         return trial if isinstance(trial, int) else None
 
     @property
     def last_values(self) -> dict[str, float]:
         """Knob values in force at the last sample."""
-        names = (knob["name"] for knob in json.loads(self.declaration_json)["knobs"])
-        return dict(zip(names, json.loads(self.last_values_json), strict=False))
+        try:
+            names = [str(knob["name"]) for knob in _parsed(self.declaration_json, dict)["knobs"]]
+        except (KeyError, TypeError):
+            raise JournalError(f"run {self.run_id!r:.80}: its declaration names no knobs") from None
+        return dict(zip(names, _numbers(_parsed(self.last_values_json, list)), strict=False))
 
 
 @dataclass(frozen=True)
@@ -156,7 +182,7 @@ class TelemetryRecord:
     @property
     def values(self) -> tuple[float, ...]:
         """Knob values in force, in the order of the declaration."""
-        return tuple(json.loads(self.values_json))
+        return tuple(_numbers(_parsed(self.values_json, list)))
 
 
 @dataclass(frozen=True)
@@ -216,7 +242,8 @@ class QuarantineRecord:
     @property
     def values(self) -> dict[str, float]:
         """Knob values by name."""
-        return dict(json.loads(self.values_json))
+        values = _parsed(self.values_json, dict)
+        return dict(zip(values, _numbers(list(values.values())), strict=True))
 
 
 @dataclass(frozen=True)
@@ -284,7 +311,7 @@ class ComparisonRecord:
     @property
     def run_ids(self) -> tuple[str, ...]:
         """The block's runs."""
-        return tuple(json.loads(self.run_ids_json))
+        return tuple(map(str, _parsed(self.run_ids_json, list)))
 
 
 def model_key(declaration: Declaration) -> str:

@@ -48,9 +48,17 @@ class Table:
         """Column names, in the record's order."""
         return tuple(field.name for field in fields(self.record))
 
+    @cached_property
+    def _kinds(self) -> tuple[tuple[type, ...], ...]:
+        return tuple(_kinds(field) for field in fields(self.record))
+
     def row(self, record: object) -> tuple[Any, ...]:
         """The values of one record."""
         return tuple(getattr(record, column) for column in self.columns)
+
+    def holds(self, row: tuple[Any, ...]) -> bool:
+        """Whether the values of a row that was read have the declared types: SQLite itself does not insist."""
+        return all(map(isinstance, row, self._kinds))
 
     def statements(self) -> Iterator[str]:
         """The SQL that creates it."""
@@ -82,6 +90,13 @@ def _default(field: Field[Any]) -> str:
     return f" DEFAULT '{value}'" if isinstance(value, str) else f" DEFAULT {value}"
 
 
+def _kinds(field: Field[Any]) -> tuple[type, ...]:
+    annotation = str(field.type)
+    kinds = _PYTHON_TYPES[annotation.removesuffix(" | None")]
+    return (*kinds, type(None)) if annotation.endswith("None") else kinds
+
+
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float, int)}
 _COLUMN_TYPES = {"str": "TEXT", "int": "INTEGER", "float": "REAL"}
 _EMPTY: dict[str, str | int | float] = {"str": "", "int": 0, "float": 0.0}
 
@@ -106,6 +121,24 @@ class DamagedJournalError(JournalError):
     """The file is no journal, is torn, or has another schema version."""
 
 
+_NOT_DAMAGE = (
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
+)  # fmt: skip
+"""What may go by itself, with the file as it is; anything else that SQLite says of a query of ours speaks of the file."""
+
+
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""The second comes instead of the first when the words of the first quote damaged bytes."""
+
+
+def _fault(error: Exception, path: Path) -> JournalError:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_BUSY) & 0xFF
+    if isinstance(error, sqlite3.OperationalError) and code in _NOT_DAMAGE:
+        return JournalError(f"journal {path}: {error}")
+    return DamagedJournalError(f"journal {path} is damaged: {error}")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open or create the journal for writing; raises DamagedJournalError or JournalError."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MILLISECONDS / 1000)
@@ -114,13 +147,20 @@ def connect(path: Path) -> sqlite3.Connection:
             _create(connection)
         upgrade(connection, path)
         check(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA fullfsync = ON")  # macOS: plain fsync leaves the data in the drive's cache
+        _set_up(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _set_up(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA fullfsync = ON")  # macOS: plain fsync leaves the data in the drive's cache
+    except SQLITE_ERRORS as error:
+        raise _fault(error, path) from None
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
@@ -145,13 +185,11 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
         try:
             connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
             return connection
-        except sqlite3.OperationalError as error:
+        except SQLITE_ERRORS as error:
             connection.close()
-            if "locked" in str(error) or options == "immutable=1":
-                raise JournalError(f"journal {path}: {error}") from None
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            raise DamagedJournalError(f"journal {path}: {error}") from None
+            fault = _fault(error, path)
+            if isinstance(fault, DamagedJournalError) or "locked" in str(error) or options == "immutable=1":
+                raise fault from None
     raise AssertionError("unreachable")
 
 
@@ -180,10 +218,8 @@ def upgrade(connection: sqlite3.Connection, path: Path) -> None:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
-    except sqlite3.OperationalError as error:
-        raise JournalError(f"journal {path}: {error}") from None
-    except sqlite3.DatabaseError as error:
-        raise DamagedJournalError(f"journal {path} is damaged: {error}") from None
+    except SQLITE_ERRORS as error:
+        raise _fault(error, path) from None
 
 
 def check(connection: sqlite3.Connection, path: Path, every_page: bool = True) -> None:
@@ -195,10 +231,8 @@ def check(connection: sqlite3.Connection, path: Path, every_page: bool = True) -
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise DamagedJournalError(f"journal {path} is damaged: {verdict}")
-    except sqlite3.OperationalError as error:
-        raise JournalError(f"journal {path}: {error}") from None
-    except sqlite3.DatabaseError as error:
-        raise DamagedJournalError(f"journal {path} is damaged: {error}") from None
+    except SQLITE_ERRORS as error:
+        raise _fault(error, path) from None
     if 0 < version < SCHEMA_VERSION:
         raise JournalError(
             f"journal {path} has schema version {version}; the daemon brings it to version {SCHEMA_VERSION} when it starts: "

@@ -16,7 +16,7 @@ from typing import Any
 from autotuner.errors import JournalError
 from autotuner.journal.reader import Reader
 from autotuner.journal.records import ChangeRecord, PinRecord, RequestRecord
-from autotuner.journal.schema import TABLE_OF, TABLES, DamagedJournalError, connect, move_aside
+from autotuner.journal.schema import SQLITE_ERRORS, TABLE_OF, TABLES, DamagedJournalError, connect, move_aside
 
 MAX_WAITING_ROWS = 20_000
 """Rows kept in memory while the disk is full; beyond it the oldest telemetry goes first, then the oldest rows."""
@@ -54,7 +54,7 @@ class Journal(Reader):
                 if last_attempt or self._moved_aside is None:
                     raise
                 self._moved_aside(move_aside(self.path), str(error))
-            except (sqlite3.Error, OSError) as error:
+            except (*SQLITE_ERRORS, OSError) as error:
                 raise JournalError(f"journal {self.path}: {error}") from None
         raise AssertionError("unreachable")
 
@@ -185,7 +185,7 @@ class Journal(Reader):
     def _execute(self, statement: str, arguments: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         try:
             return self._connection.execute(statement, arguments)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise JournalError(f"journal {self.path}: {error}") from None
 
 
