@@ -9,19 +9,31 @@ from autotuner.daemon.runs import MonitoredRun
 from autotuner.journal import QuarantineRecord, model_key
 from autotuner.messages import OUTCOMES
 
+LOST_SECONDS = 600.0
+"""A run over the socket that has had no connection for so long has ended as ``lost``, though its process lives."""
 DEADLY_MEMORY_SHARE = 0.8
 """A run that was killed with more of its possible memory in use than this is counted as killed by memory."""
 OUT_OF_MEMORY_SECONDS = 60.0
 """An out-of-memory report this short before the end explains it."""
 
 
-def outcome_of(run: MonitoredRun) -> str:
-    """``finished``, ``interrupted`` or ``failed`` (its own word), ``killed`` or ``vanished``; empty while it lives."""
+def outcome_of(run: MonitoredRun, now: float) -> str:
+    """``finished``, ``interrupted``, ``failed`` (its own word), ``killed``, ``vanished`` or ``lost``; empty while it lives."""
     if run.goodbye is not None:
         return OUTCOMES[run.goodbye.outcome] if run.goodbye.outcome < len(OUTCOMES) else "failed"
     if not run.process_lives:
         return "killed"
-    return "" if run.files.present else "vanished"
+    if not run.files.present:
+        return "vanished"
+    return "lost" if _is_lost(run, now) else ""
+
+
+def _is_lost(run: MonitoredRun, now: float) -> bool:
+    if not run.files.unconnected():
+        run.connected_at = now
+        return False
+    run.connected_at = min(run.connected_at, now)  # the first look of a daemon that was restarted
+    return now - run.connected_at > LOST_SECONDS and run.files.unconnected(lose=True)
 
 
 def end(run: MonitoredRun, outcome: str, moment: Moment) -> None:

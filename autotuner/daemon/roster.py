@@ -131,13 +131,13 @@ class Roster:
         for run in tuple(self.live.values()):
             with self._freezing():
                 run.listen(moment)
-                if outcome := outcome_of(run):
+                if outcome := outcome_of(run, moment.now):
                     self._see_off(run, outcome, moment)
             run.files.close()
 
     def _follow(self, run: MonitoredRun, machine: MachineState, moment: Moment, frozen: bool) -> None:
         run.listen(moment)
-        outcome = outcome_of(run)
+        outcome = outcome_of(run, moment.now)
         if outcome:
             self._see_off(run, outcome, moment)
             return
@@ -168,7 +168,7 @@ class Roster:
     def _see_off(self, run: MonitoredRun, outcome: str, moment: Moment) -> None:
         run.listen(moment)  # what it wrote between the last look and its end
         run.measure(moment)
-        end(run, outcome_of(run) or outcome, moment)
+        end(run, outcome_of(run, moment.now) or outcome, moment)
         del self.live[run.run_id]
         self._past.append(run)
         self.holdout.ended(run.arm)

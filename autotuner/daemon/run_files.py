@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Sequence
@@ -15,6 +16,11 @@ from autotuner.hook.ring import RingReader
 from autotuner.messages import NAN, Declaration, Evaluation, Record, Sample
 
 DECLARATION, RING, PAGE = "run.json", "telemetry.ring", "knobs.page"
+SOCKET_MARK = "socket"
+"""A file in the directory of a run that was declared over the socket, with its dwell steps: no other run may be resumed.
+
+Its connection holds a shared lock on it.
+"""
 LARGEST_DECLARATION_BYTES = 1_000_000
 SMALLEST, LARGEST = 1e-30, 1e30
 """Losses, distances and durations beyond these say nothing but that something is broken."""
@@ -72,6 +78,23 @@ class RunFiles:
     def present(self) -> bool:
         """Whether the run's directory is still there."""
         return self.directory.is_dir()
+
+    def unconnected(self, lose: bool = False) -> bool:
+        """Whether the run is told over the socket and has no connection; with ``lose``, it will never have one again."""
+        mark = self.directory / SOCKET_MARK
+        try:
+            descriptor = os.open(mark, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False  # it writes its files itself
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lose:
+                mark.unlink()
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
 
     def read(self) -> list[Record]:
         """Records since the last call; none while the ring cannot be read."""

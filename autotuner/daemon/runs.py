@@ -67,6 +67,8 @@ class MonitoredRun:
         self.goodbye: Goodbye | None = None
         self.ended_at: float | None = None
         self.outcome = ""
+        self.connected_at = math.inf
+        """When a run over the socket was last seen with a connection; infinite before the first look."""
         self.last_decision: Decision | None = None
         self.decisions = 0
         self.changes: Counter[tuple[str, str, str]] = Counter()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import fcntl
 import os
 import shutil
-from collections import deque
 from pathlib import Path
 from typing import Any
 
-from autotuner.daemon.run_files import DECLARATION, PAGE, RING, read_declaration
+from autotuner.daemon.run_files import DECLARATION, PAGE, RING, SOCKET_MARK, read_declaration
 from autotuner.daemon.socket_lines import KNOB, LineError, checked
 from autotuner.daemon.socket_peer import Peer
 from autotuner.errors import DeclarationError, ProtocolError
@@ -18,7 +17,7 @@ from autotuner.hook.files import make_run_directory, replace_text
 from autotuner.hook.held import HeldFile
 from autotuner.hook.page import PageReader, Revision, create_page
 from autotuner.hook.process import process_start
-from autotuner.hook.ring import RingReader, RingWriter
+from autotuner.hook.ring import RingWriter
 from autotuner.hook.shapes import ShapeLadder
 from autotuner.knobs import declare
 from autotuner.messages import (
@@ -33,7 +32,6 @@ from autotuner.messages import (
     Declaration,
     Evaluation,
     Goodbye,
-    Record,
 )
 
 _FLAGS = {
@@ -42,26 +40,6 @@ _FLAGS = {
     "first_of_shape": FLAG_FIRST_OF_SHAPE,
     "checkpoint": FLAG_CHECKPOINT,
 }
-MARK = "socket"
-"""A file in the directory of a run that was declared over the socket, with its dwell steps: no other run may be resumed."""
-
-
-class _ContinuedRing(RingWriter):
-    """A ring that goes on where its last writer stopped; ``records`` is what it still held."""
-
-    __slots__ = ("records",)
-
-    def __init__(self, path: Path) -> None:
-        reader = RingReader(path)
-        try:
-            self.records: list[Record] = reader.read()
-            self._capacity, last = reader.capacity, reader.sequence
-        finally:
-            reader.close()
-        self._file = HeldFile(path, os.O_RDWR)
-        self._pending = deque()
-        self.take = itertools.count(last + 1).__next__
-        self.append = self._pending.append
 
 
 class SocketRun:
@@ -74,6 +52,11 @@ class SocketRun:
         self._knobs = declaration.knobs
         self._ring = ring
         self._page = PageReader(directory / PAGE)
+        # Held as long as the connection: the kernel lets it go whatever becomes of client or daemon (see ``run_files``).
+        self._mark = HeldFile(directory / SOCKET_MARK, os.O_RDONLY)
+        fcntl.flock(self._mark.number, fcntl.LOCK_SH)
+        if not os.fstat(self._mark.number).st_nlink:
+            raise LineError("run", f"run {self.run_id} is lost")
         self._bounds = Bounds(declaration.knobs, {}, ShapeLadder(declaration.max_shapes, dwell, None), declaration.max_pixels)
         self._positions = positions
         self._revision = self._answered = 0
@@ -102,8 +85,8 @@ class SocketRun:
                 raise LineError("", str(error)) from None
             ring = RingWriter(directory / RING)
             create_page(directory / PAGE, declaration.start, now)
+            replace_text(directory / SOCKET_MARK, f"{fields['shape_dwell_steps']}\n")
             run = cls(declaration, directory, ring, fields["shape_dwell_steps"], declaration.start)
-            replace_text(directory / MARK, f"{fields['shape_dwell_steps']}\n")
             replace_text(directory / DECLARATION, declaration.to_json())
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
@@ -116,15 +99,15 @@ class SocketRun:
         runs = state / "runs"
         # The name is looked for among those that are there: no path is ever made from a message.
         directory = next((runs / name for name in os.listdir(runs) if name == run_id), None)
-        if directory is None or not (directory / MARK).is_file():
-            raise LineError("run", f"run {run_id!r:.80} was not declared over this socket")
+        if directory is None or not (directory / SOCKET_MARK).is_file():
+            raise LineError("run", f"run {run_id!r:.80} was not declared over this socket, or is lost")
         declaration = read_declaration(directory)
         if (declaration.pid, declaration.pid_start) != (peer.pid, process_start(peer.pid)):
             raise LineError("run", f"run {run_id!r} was declared by process {declaration.pid}, this is {peer.pid}")
-        ring = _ContinuedRing(directory / RING)
-        if any(isinstance(record, Goodbye) for record in ring.records):
+        ring, records = RingWriter.continued(directory / RING)
+        if any(isinstance(record, Goodbye) for record in records):
             raise LineError("run", f"run {run_id!r} has ended")
-        answers = [record for record in ring.records if isinstance(record, Acknowledgement)]
+        answers = [record for record in records if isinstance(record, Acknowledgement)]
         positions = answers[-1].positions if answers else declaration.start
         run = cls(declaration, directory, ring, _dwell(directory), declaration.start)
         for answer in answers:  # the shapes that it has used stay used
@@ -216,7 +199,7 @@ class SocketRun:
 
 def _dwell(directory: Path) -> int:
     """What the run declared as ``shape_dwell_steps``."""
-    text = (directory / MARK).read_text(encoding="utf-8", errors="replace")[:20].strip()
+    text = (directory / SOCKET_MARK).read_text(encoding="utf-8", errors="replace")[:20].strip()
     if not text.isascii() or not text.isdigit():
-        raise ProtocolError(f"{directory / MARK} holds {text!r}, expected a number of steps")
+        raise ProtocolError(f"{directory / SOCKET_MARK} holds {text!r}, expected a number of steps")
     return int(text)

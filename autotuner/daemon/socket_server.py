@@ -53,7 +53,7 @@ class SocketServer:
         try:
             self._listener.bind(os.fspath(self._path))
             os.chmod(self._path, 0o600)  # nobody can connect before ``listen``
-            self._listener.listen(16)
+            self._listener.listen(MOST_CLIENTS)
         except BaseException:
             self._listener.close()
             raise

@@ -13,10 +13,12 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Self
 from zlib import crc32
 
 from autotuner.errors import ProtocolError
 from autotuner.hook.files import new_file
+from autotuner.hook.held import HeldFile
 from autotuner.hook.record import FRAME, RECORD_BYTES, body_struct, decode, fitted
 from autotuner.messages import (
     KIND_ACKNOWLEDGEMENT,
@@ -58,11 +60,27 @@ class RingWriter:
         """Create the file with all its blocks; raises OSError when there is no room."""
         if not _is_capacity(capacity):
             raise ValueError(f"ring capacity {capacity}; allowed is a power of two up to {MAX_CAPACITY}")
+        file = new_file(path, HEADER_BYTES + capacity * RECORD_BYTES)
+        file.write(_pack_header(capacity), 0)
+        self._begin(file, capacity, 1)
+
+    @classmethod
+    def continued(cls, path: str | os.PathLike[str]) -> tuple[Self, list[Record]]:
+        """A writer that goes on where the last one stopped, and what the ring still holds; raises ProtocolError, OSError."""
+        reader = RingReader(path)
+        try:
+            records = reader.read()
+        finally:
+            reader.close()
+        ring = cls.__new__(cls)
+        ring._begin(HeldFile(path, os.O_RDWR), reader.capacity, reader.sequence + 1)
+        return ring, records
+
+    def _begin(self, file: HeldFile, capacity: int, number: int) -> None:
         self._capacity = capacity
-        self._file = new_file(path, HEADER_BYTES + capacity * RECORD_BYTES)
-        self._file.write(_pack_header(capacity), 0)
+        self._file = file
         self._pending: deque[bytes] = deque()
-        self.take: Callable[[], int] = itertools.count(1).__next__
+        self.take: Callable[[], int] = itertools.count(number).__next__
         self.append: Callable[[bytes], None] = self._pending.append
 
     def flush(self) -> None:

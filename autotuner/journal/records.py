@@ -50,7 +50,7 @@ class RunRecord:
     mode: str = ""
     ended_unix: float | None = None
     outcome: str = ""
-    """``finished``, ``interrupted``, ``failed``, ``killed``; empty while it is live."""
+    """``finished``, ``interrupted``, ``failed``, ``killed``, ``vanished``, ``lost``; empty while it is live."""
     step: int = 0
     images: int = 0
     loss: float | None = None

@@ -72,7 +72,7 @@ def key_of(run: StudiedRun) -> StudyKey:
     return StudyKey(slug(run.name), run.budget, space)
 
 
-_ENDS = {"failed": "failed", "vanished": "lost its files"}
+_ENDS = {"failed": "failed", "vanished": "lost its files", "lost": "lost its connection"}
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,23 @@ import os
 import socket
 import stat
 import struct
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from autotuner.daemon import socket_server
+from autotuner.daemon import socket_run, socket_server
+from autotuner.daemon.ending import LOST_SECONDS
 from autotuner.daemon.run_files import PAGE, RING, RunFiles, read_declaration
 from autotuner.daemon.socket_lines import LONGEST_LINE_BYTES, MESSAGES, LineError, parse
 from autotuner.daemon.socket_peer import Peer, parse_darwin, parse_linux, peer_of
-from autotuner.daemon.socket_server import SocketServer, socket_path
+from autotuner.daemon.socket_server import MOST_CLIENTS, SocketServer, socket_path
 from autotuner.daemon.socket_session import BURST_LINES, LINES_A_SECOND, MOST_UNREAD_BYTES, Session
 from autotuner.errors import ConfigurationError
 from autotuner.messages import Acknowledgement, Evaluation, Goodbye, Sample
+from tests.suites.fake_run import FakeRun
+from tests.suites.hand_driven_daemon import at, kill, start_daemon
 
 ME = Peer(os.getpid(), os.getuid())
 KNOBS = {"micro_batch": {"start": 8, "values": [2, 4, 8], "effect": "boundary"}, "pace": {"start": 1, "values": [0.5, 1]}}
@@ -260,6 +265,56 @@ def test_parsing_fills_in_defaults():
         parse(b"{}")
 
 
+# What becomes of a run whose client has gone.
+
+
+def follow(tmp_path, monkeypatch, moments):
+    daemon = start_daemon(tmp_path, monkeypatch, now=moments[0])
+    try:
+        for moment in moments:
+            daemon.tick(at(moment))
+        return {run.run_id: (run.state, daemon.journal.run(run.run_id).outcome) for run in daemon.snapshot.runs}
+    finally:
+        kill(daemon)
+
+
+def test_a_run_that_nobody_resumes_is_lost_after_ten_minutes_though_its_process_lives(client, tmp_path, monkeypatch):
+    run, client.session = client.directory.name, None  # the daemon that had the connection was killed
+    assert follow(tmp_path, monkeypatch, (1000.0, 1000.0 + LOST_SECONDS)) == {run: ("live", "")}
+    assert follow(tmp_path, monkeypatch, (5000.0, 5001.0 + LOST_SECONDS)) == {run: ("ended", "lost")}
+    (answer,) = Client(tmp_path).say({"type": "resume", "run": run})
+    assert (answer["type"], answer["field"]) == ("error", "run")
+    assert "is lost" in answer["message"]
+
+
+def test_a_run_with_a_connection_is_never_lost_and_a_resumed_one_begins_again(client, tmp_path, monkeypatch):
+    run = client.directory.name
+    assert follow(tmp_path, monkeypatch, (1000.0, 1001.0 + LOST_SECONDS)) == {run: ("live", "")}
+    client.session = None
+    again = Client(tmp_path)
+    again.say({"type": "resume", "run": run})
+    assert follow(tmp_path, monkeypatch, (2000.0, 2001.0 + LOST_SECONDS)) == {run: ("live", "")}
+
+
+def test_a_run_that_is_resumed_while_it_is_given_up_is_not_taken(client, monkeypatch):
+    run, client.session, state = client.directory.name, None, client.state
+    lock = socket_run.fcntl.flock
+
+    def flock(number, operation):
+        assert RunFiles(state / "runs" / run).unconnected(lose=True)
+        lock(number, operation)
+
+    monkeypatch.setattr(socket_run, "fcntl", SimpleNamespace(flock=flock, LOCK_SH=socket_run.fcntl.LOCK_SH))
+    (answer,) = Client(state).say({"type": "resume", "run": run})
+    assert (answer["type"], answer["field"]) == ("error", "run")
+
+
+def test_a_run_of_the_hook_is_never_lost(tmp_path, monkeypatch):
+    cats = FakeRun(tmp_path)
+    cats.train(0.0, 1.0)
+    assert follow(tmp_path, monkeypatch, (2.0, 3.0 + LOST_SECONDS)) == {"cats-1": ("stalled", "")}
+
+
 # The socket itself.
 
 
@@ -312,6 +367,51 @@ def test_one_client_too_many_is_let_go(server, monkeypatch):
         second, other = connected(server)
         with second, other:
             assert other.read() == ""
+
+
+def test_sixty_four_clients_are_served_and_one_more_when_one_has_left(server):
+    """Over the real socket: each of the 64 is answered, the next is let go, and a place that becomes free is given again."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST_CLIENTS):
+            connection, stream = connected(server)
+            stack.enter_context(connection)
+            stack.enter_context(stream)
+            stream.write("{}\n")
+            assert "type" in stream.readline()
+        refused, other = connected(server)
+        with refused, other:
+            assert other.read() == ""
+        connection.shutdown(socket.SHUT_WR)
+        assert stream.read() == ""  # the server has let it go
+        late, stream = connected(server)
+        with late, stream:
+            stream.write("{}\n")
+            assert "type" in stream.readline()
+
+
+def test_a_flood_is_read_at_its_rate_and_nobody_else_waits(tmp_path, monkeypatch):
+    """With a clock that stands, no more lines are answered than the burst has, and a quiet client is served beside it."""
+    monkeypatch.setattr(socket_server, "time", SimpleNamespace(monotonic=lambda: 1000.0, time=lambda: 1000.0))
+    with contextlib.closing(SocketServer(tmp_path)) as server:
+        flooder, answers = connected(server)
+        with flooder, answers:
+            lines = int(BURST_LINES) + 10_000
+            sender = threading.Thread(target=lambda: flooder.sendall(b"{}\n" * lines), daemon=True)
+            sender.start()
+            for _ in range(int(BURST_LINES)):
+                assert "type" in answers.readline()
+            quiet, stream = connected(server)
+            with quiet, stream:
+                stream.write("{}\n")
+                assert "type" in stream.readline()
+            flooder.settimeout(0.3)
+            extra = 0
+            with contextlib.suppress(TimeoutError):
+                while answers.readline():
+                    extra += 1
+            assert extra <= 4096 // 3  # what the last read brought with it
+            flooder.shutdown(socket.SHUT_RDWR)
+        sender.join(10.0)
 
 
 def test_a_flood_of_bad_lines_by_a_client_that_does_not_read_is_bounded(server):
