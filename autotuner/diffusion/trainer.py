@@ -365,6 +365,8 @@ class Trainer:
                 self.schedule.look(self.evaluator.sampler("teacher"))
             self._preview(self._out)
         self.peak_bytes = max(self.peak_bytes, mx.get_peak_memory())
+        if self.knobs["cache_limit"] < self.config.cache_limit:  # memory is short, and the next step needs other shapes
+            mx.clear_cache()
         measured = replace(measured, took_seconds=self._clock() - began)
         self.evaluations.append(measured)
         if not entering:  # the one that is kept must have learned something
