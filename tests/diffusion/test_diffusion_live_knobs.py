@@ -113,6 +113,18 @@ def test_cache_limit_is_the_memory_that_mlx_keeps(make_trainer, take):
     assert kept[2**18] <= 2**18 < kept[2**30]
 
 
+def test_where_memory_is_short_a_measurement_leaves_nothing_in_the_cache(make_trainer, take):
+    trainer = make_trainer(cache_limits=(2**20, 2**30), resolutions=(8,))
+    take(trainer, 1)
+    trainer.evaluate(with_quality=False)
+    assert mx.get_cache_memory() > 0
+    trainer.set_knob("cache_limit", 2**20)
+    take(trainer, 1)
+    trainer.evaluate(with_quality=False)
+    assert mx.get_cache_memory() == 0
+    mx.set_cache_limit(2**30)
+
+
 @pytest.mark.parametrize("scale", [0.25, 2.0])
 def test_lr_scale_is_the_size_of_the_update(make_trainer, take, scale):
     plain, scaled = make_trainer(), make_trainer()
