@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from autotuner.cli import ALREADY_RUNNING, OK
-from autotuner.cli.config import described
 from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import add_all, configuration
 from autotuner.errors import ConfigurationError
@@ -37,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     if arguments.dry_run:
+        from autotuner.cli.config import described  # with the commands that ask a daemon: it need not load them
+
         show(arguments, *described(arguments))
         return OK
     from autotuner.daemon import process
