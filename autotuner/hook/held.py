@@ -21,7 +21,7 @@ class HeldFile:
     back only when another busy thread, say one that prepares batches, has had its 5 ms.
     """
 
-    __slots__ = ("_at", "_word", "number")
+    __slots__ = ("_at", "_pair", "_pair_at", "_word", "number")
 
     def __init__(self, path: str | os.PathLike[str], flags: int) -> None:
         """Open ``path`` for its owner alone; raises OSError.
@@ -38,6 +38,8 @@ class HeldFile:
             os.close(opened)
         self._word = ctypes.c_uint64()
         self._at = ctypes.byref(self._word)
+        self._pair = (ctypes.c_char * (2 * _WORD_BYTES))()
+        self._pair_at = ctypes.byref(self._pair)
 
     def write(self, data: bytes, offset: int) -> None:
         """Write ``data`` at ``offset``; raises OSError."""
@@ -54,6 +56,13 @@ class HeldFile:
             return self._word.value
         data = os.pread(self.number, _WORD_BYTES, offset)
         return int.from_bytes(data, "little") if len(data) == _WORD_BYTES else 0
+
+    def words(self, offset: int) -> bytes:
+        """The 16 bytes at ``offset``, none when the file ends before; raises OSError."""
+        if _pread is not None and _pread(self.number, self._pair_at, 2 * _WORD_BYTES, offset) == 2 * _WORD_BYTES:
+            return self._pair.raw
+        data = os.pread(self.number, 2 * _WORD_BYTES, offset)
+        return data if len(data) == 2 * _WORD_BYTES else b""
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         with contextlib.suppress(AttributeError, OSError):  # never opened, or closed by the script

@@ -1,6 +1,7 @@
 """The knob page: 4096 bytes in which the daemon asks for knob positions and says that it is alive.
 
-Offset 0: magic, version, crc32. 16: newest revision u64, the one word that a poll compares. 32: heartbeat f64 (monotonic
+Offset 0: magic, version, crc32. 16: newest revision u64, and 24: newest request u64 (``checkpoint.py``), the two words that
+a poll compares. 32: heartbeat f64 (monotonic
 seconds), mode u8, crc32. 64 and 128: two slots, revision ``n`` in slot ``n % 2``: revision u64, time f64, count u16, 16
 positions i8, crc32. A slot is written before the word, and the other slot stays as it was: a daemon that dies in the middle
 of a write leaves the last revision intact. Positions are indexes into the script's own ladders, so no value can arrive that
@@ -13,6 +14,7 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 from autotuner.errors import ProtocolError
@@ -29,6 +31,8 @@ LAST_REVISION = 2**53
 _HEADER = struct.Struct("<8sI")
 _WORD = struct.Struct("<Q")
 _WORD_OFFSET = 16
+REQUEST_WORD_OFFSET = 24
+"""Right behind the revision, so that a poll reads both at once (``checkpoint.py``)."""
 _HEARTBEAT = struct.Struct("<dB3x")
 _HEARTBEAT_OFFSET = 32
 _SLOT = struct.Struct(f"<QdH{MAX_POSITIONS}b2x")
@@ -58,22 +62,26 @@ class Heartbeat:
 def create_page(path: str | os.PathLike[str], positions: Sequence[int], now: float) -> None:
     """Make the page of a new run: revision 0 holds the positions that the script starts with."""
     page = new_file(path, PAGE_BYTES)
-    page.write(_checked(_HEADER.pack(MAGIC, PROTOCOL_VERSION)), 0)
+    page.write(checked(_HEADER.pack(MAGIC, PROTOCOL_VERSION)), 0)
     page.write(_pack_slot(Revision(0, now, tuple(positions))), _SLOT_OFFSETS[0])
 
 
 class PageReader:
     """The run's side: believes only what the checks of the page confirm, and never maps the file, so no SIGBUS.
 
-    ``announced()`` is the newest revision number; comparing it with the last one seen is all that a poll costs. ``damaged``
+    ``words()`` says what was announced last; comparing it with what was seen before is all that a poll costs. ``damaged``
     counts looks at a page whose checks failed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the page; raises ProtocolError when it is not one, OSError when it cannot be opened."""
         self._file = HeldFile(path, os.O_RDONLY)
-        _check_header(self._read(), os.fspath(path))
+        _check_header(self.read(), os.fspath(path))
         self.damaged = 0
+
+    def words(self) -> bytes:
+        """The numbers of the newest revision and of the newest request, to be compared; empty when the page was cut short."""
+        return self._file.words(_WORD_OFFSET)
 
     def announced(self) -> int:
         """The number of the newest revision; 0 when the page was cut short."""
@@ -81,7 +89,7 @@ class PageReader:
 
     def revision(self) -> Revision | None:
         """The newest revision that is intact and was announced, or None."""
-        page = self._read()
+        page = self.read()
         announced = _number(page[_WORD_OFFSET : _WORD_OFFSET + _WORD.size], "little")
         slots = [slot for slot in _slots(page) if slot is not None and slot.number <= announced]
         newest = max(slots, key=lambda slot: slot.number, default=None)
@@ -91,15 +99,16 @@ class PageReader:
 
     def revisions(self) -> list[Revision]:
         """All that is intact and was announced: the newest revision, and the one before it."""
-        page = self._read()
+        page = self.read()
         announced = _number(page[_WORD_OFFSET : _WORD_OFFSET + _WORD.size], "little")
         return [slot for slot in _slots(page) if slot is not None and slot.number <= announced]
 
     def heartbeat(self) -> Heartbeat | None:
         """The last heartbeat, or None when there was none or it is damaged."""
-        return _unpack_heartbeat(self._read())
+        return _unpack_heartbeat(self.read())
 
-    def _read(self) -> bytes:
+    def read(self) -> bytes:
+        """The page as it is; shorter when it was cut. Raises OSError."""
         return self._file.read(PAGE_BYTES, 0)
 
 
@@ -136,12 +145,20 @@ class PageWriter:
 
     def heartbeat(self, now: float, mode: str) -> None:
         """Say that the daemon is alive and in ``mode``."""
-        self._pwrite(_checked(_HEARTBEAT.pack(now, MODES.index(mode))), _HEARTBEAT_OFFSET)
+        self._pwrite(checked(_HEARTBEAT.pack(now, MODES.index(mode))), _HEARTBEAT_OFFSET)
 
     def asked(self) -> Revision | None:
         """The announced revision as it stands in the file, or None when it is damaged."""
-        slots = _slots(os.pread(self._file, PAGE_BYTES, 0))
+        slots = _slots(self.read())
         return next((slot for slot in slots if slot is not None and slot.number == self.revision), None)
+
+    def read(self) -> bytes:
+        """The page as it is. Raises OSError."""
+        return os.pread(self._file, PAGE_BYTES, 0)
+
+    def put(self, data: bytes, offset: int) -> None:
+        """Write what is no revision and no heartbeat (``checkpoint.py``); raises OSError."""
+        self._pwrite(data, offset)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -151,7 +168,7 @@ class PageWriter:
 
     def _continue(self) -> None:
         """Never use a number twice: a revision that was written but not announced before a crash stays unannounced."""
-        page = os.pread(self._file, PAGE_BYTES, 0)
+        page = self.read()
         _check_header(page, self._path)
         written = [slot.number for slot in _slots(page) if slot is not None]
         (self.revision,) = _WORD.unpack_from(page, _WORD_OFFSET)
@@ -165,11 +182,12 @@ class PageWriter:
         os.pwrite(self._file, data, offset)
 
 
-def _checked(data: bytes) -> bytes:
+def checked(data: bytes) -> bytes:
+    """``data`` and its CRC."""
     return data + _CRC.pack(crc32(data))
 
 
-def _unchecked(layout: struct.Struct, page: bytes, offset: int) -> tuple[float, ...] | None:
+def unchecked(layout: struct.Struct, page: bytes, offset: int) -> tuple[Any, ...] | None:
     """The fields at ``offset``, or None when their CRC does not agree."""
     data = page[offset : offset + layout.size + _CRC.size]
     if len(data) < layout.size + _CRC.size or _CRC.unpack_from(data, layout.size)[0] != crc32(data[: layout.size]):
@@ -179,7 +197,7 @@ def _unchecked(layout: struct.Struct, page: bytes, offset: int) -> tuple[float, 
 
 def _pack_slot(revision: Revision) -> bytes:
     count = len(revision.positions)
-    return _checked(_SLOT.pack(revision.number, revision.time, count, *revision.positions, *(0,) * (MAX_POSITIONS - count)))
+    return checked(_SLOT.pack(revision.number, revision.time, count, *revision.positions, *(0,) * (MAX_POSITIONS - count)))
 
 
 def _slots(page: bytes) -> list[Revision | None]:
@@ -187,7 +205,7 @@ def _slots(page: bytes) -> list[Revision | None]:
 
 
 def _unpack_slot(page: bytes, parity: int) -> Revision | None:
-    fields = _unchecked(_SLOT, page, _SLOT_OFFSETS[parity])
+    fields = unchecked(_SLOT, page, _SLOT_OFFSETS[parity])
     if fields is None:
         return None
     number, time, count, *positions = fields
@@ -197,7 +215,7 @@ def _unpack_slot(page: bytes, parity: int) -> Revision | None:
 
 
 def _unpack_heartbeat(page: bytes) -> Heartbeat | None:
-    fields = _unchecked(_HEARTBEAT, page, _HEARTBEAT_OFFSET)
+    fields = unchecked(_HEARTBEAT, page, _HEARTBEAT_OFFSET)
     if fields is None or fields[1] >= len(MODES):
         return None
     return Heartbeat(fields[0], MODES[int(fields[1])])
@@ -206,6 +224,6 @@ def _unpack_heartbeat(page: bytes) -> Heartbeat | None:
 def _check_header(page: bytes, path: str) -> None:
     if len(page) != PAGE_BYTES or page[: len(MAGIC)] != MAGIC:
         raise ProtocolError(f"{path} is not a knob page: {len(page)} bytes that begin with {page[:8]!r}, expected {MAGIC!r}")
-    fields = _unchecked(_HEADER, page, 0)
+    fields = unchecked(_HEADER, page, 0)
     if fields is None or fields[1] != PROTOCOL_VERSION:
         raise ProtocolError(f"{path} has a damaged header or another version than {PROTOCOL_VERSION}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autotuner.errors import AutotunerError
+from autotuner.hook.checkpoint import Desk
 from autotuner.hook.files import replace_text, slug
 from autotuner.hook.launch import Launch
 from autotuner.hook.page import Heartbeat, PageReader, PageWriter, Revision, create_page
@@ -24,6 +25,7 @@ PATIENCE_REPORTS = 10
 """So many reports a rank looks for the others: all that attach before they train are there at the first."""
 
 _PAGE = "ranks.page"
+_DAEMONS_PAGE = "knobs.page"
 _JOINED = "rank-"
 
 Merge = Callable[[Revision], tuple[int, ...]]
@@ -54,16 +56,33 @@ class Alone:
         self.directory: Path | None = directory
         self._page = page
         self._seen = 0
+        self._words = b""
+        self.desk: Desk | None = None
+        """Who answers requests to save and to restore, once the script can."""
 
     def news(self, step: int, merge: Merge) -> Revision | None:
         """The newest revision on the page, when it is whole and was not given before."""
-        if self._page.announced() == self._seen:
+        words = self._page.words()
+        if words == self._words:
             return None
+        if self.desk is not None:
+            self.desk.look()
         revision = self._page.revision()
-        if revision is None or revision.number <= self._seen:
+        if revision is None:
             return None  # damaged or half-written: the next look sees more
+        if words[:8] == revision.number.to_bytes(8, "little"):
+            self._words = words
+        if revision.number <= self._seen:
+            return None
         self._seen = revision.number
         return revision
+
+    def open_desk(self, step: Callable[[], int]) -> Desk:
+        """Who answers requests to save and to restore; raises OSError when the page cannot be written."""
+        if self.desk is None:
+            assert self.directory is not None
+            self.desk = Desk(self.directory / _DAEMONS_PAGE, self._page, step)
+        return self.desk
 
     def heartbeat(self) -> Heartbeat | None:
         """As it stands on the page."""
@@ -170,7 +189,7 @@ class Follower:
                 raise AutotunerError(f"rank {self._rank} found no run of rank 0; its knobs stay, and so do those of all ranks")
             return
         self._find = None
-        self._page = PageReader(directory / "knobs.page")
+        self._page = PageReader(directory / _DAEMONS_PAGE)
         self._agreement = Agreement(directory)
         os.close(os.open(directory / f"{_JOINED}{self._rank}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self.directory = directory

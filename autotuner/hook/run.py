@@ -13,11 +13,12 @@ from typing import Any, Self
 from zlib import crc32
 
 from autotuner.hook.bounds import RANK_MISSING, Bounds
+from autotuner.hook.checkpoint import RESTORE, SAVE, Asked
 from autotuner.hook.files import replace_text
 from autotuner.hook.life import OPEN, opened, outcome
 from autotuner.hook.page import Heartbeat, Revision
 from autotuner.hook.proposal import Proposal
-from autotuner.hook.ranks import Asks
+from autotuner.hook.ranks import Alone, Asks
 from autotuner.hook.record import FRAME, SAMPLE_BODY, fitted
 from autotuner.hook.ring import RingWriter
 from autotuner.hook.shapes import ShapeLadder
@@ -228,6 +229,17 @@ class Run:
         except Exception as error:
             self._fail("declare", error)
 
+    def on_save(self, callback: Callable[[Asked], object]) -> None:
+        """Let people ask this run for a checkpoint: ``callback`` is called in ``poll``, or in ``report`` with ``auto``.
+
+        It saves and says ``asked.done(path)`` or ``asked.failed(why)``, at once or later. Without it the run is never asked.
+        """
+        self._offer(SAVE, callback)
+
+    def on_restore(self, callback: Callable[[Asked], object]) -> None:
+        """As ``on_save``: let people ask this run to go back to the checkpoint ``asked.path``, or to its last one."""
+        self._offer(RESTORE, callback)
+
     def close(self, outcome: str = "finished") -> None:
         """Say goodbye to the daemon; a second call does nothing, and so does every later report."""
         try:
@@ -253,6 +265,15 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, {'off' if self.directory is None else str(self.directory)!r}, {self.knobs!r})"
+
+    def _offer(self, kind: str, callback: Callable[[Asked], object]) -> None:
+        try:
+            if isinstance(self._asks, Alone):
+                self._asks.open_desk(lambda: self._step).offer(kind, callback)
+            elif self._asks is not None:  # all ranks would have to begin after the same step
+                warn(f"on_{kind}: a run of several ranks is not asked to {kind}")
+        except Exception as error:
+            warn(f"on_{kind}: this run cannot be asked to {kind}: {error}")
 
     def _exchange(self, now: float) -> None:
         """Records into the ring, knobs out of the page."""

@@ -124,6 +124,8 @@ def test_what_is_written_at_an_offset_is_read_there(tmp_path, calls):
     file.write((2**63 + 5).to_bytes(8, "little"), 16)
     file.write(b"\0behind the end", 100)
     assert (file.word(16), file.word(0), file.word(1000), file.word(110)) == (2**63 + 5, 0, 0, 0)
+    assert file.words(8) == bytes(8) + (2**63 + 5).to_bytes(8, "little")
+    assert (file.words(1000), file.words(105)) == (b"", b"")
     assert file.read(16, 99) == b"\0\0behind the end"
 
 
@@ -134,9 +136,10 @@ def test_a_call_that_fails_says_why(tmp_path, calls):
         file.write(b"x", 0)
     assert caught.value.errno == errno.EBADF
     os.close(file.number)
-    for call in (lambda: file.word(0), lambda: file.read(8, 0)):
+    for call in (lambda: file.word(0), lambda: file.words(0), lambda: file.read(8, 0)):
         with pytest.raises(OSError, match="Bad file descriptor"):
             call()
+    file.number = -1  # else it closes, some time later, what has this number by then
 
 
 @pytest.mark.skipif(held._pwrite is None, reason="this C library cannot be called")
