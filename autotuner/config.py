@@ -36,6 +36,8 @@ class Config:
     """``default`` (what won the evaluation), ``hold``, ``rules``, ``forecast``, ``learned`` or a path to an artefact."""
     port: int = 9871
     """Port of /metrics, /healthz and the status page on 127.0.0.1; 0 picks a free one."""
+    http_token_file: str = ""
+    """File of mode 0600 with the token that lets a client change things over HTTP; empty keeps HTTP read-only."""
     tick_seconds: float = 1.0
     decision_seconds: float = 0.0
     """Seconds between two decisions of a run; 0 derives it from the run's budget."""
@@ -59,7 +61,7 @@ ALLOWED = {
     "mode": MODES,
     "log_level": ("debug", "info", "warning", "error"),
 }
-AFTER_RESTART = ("state_directory", "port", "policy", "injected_readings")
+AFTER_RESTART = ("state_directory", "port", "http_token_file", "policy", "injected_readings")
 """Settings that a running daemon does not take over from a changed file."""
 RANGES = {
     "port": (0, 65535),

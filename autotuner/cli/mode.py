@@ -11,12 +11,9 @@ from autotuner.cli.settings import RUN_HELP, add_state_directory, configuration
 from autotuner.cli.text import table
 from autotuner.daemon.address import read_address
 from autotuner.daemon.modes import off_notice
-from autotuner.errors import AutotunerError
+from autotuner.daemon.wishes import MACHINE, take_mode
 from autotuner.journal import Journal, Reader, RunRecord, journal_path
 from autotuner.messages import MODES
-
-MACHINE = "machine"
-"""A run follows the machine's mode again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,17 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.MODE is None:
         show(arguments, _document(found), f"{found.run_id}: {found.mode}{_why(found)}")
         return OK
-    if not found.live:
-        raise AutotunerError(f"run {found.run_id} has ended ({found.outcome}): no decision is made for it any more")
-    wished = "" if arguments.MODE == MACHINE else arguments.MODE
     with Journal(journal_path(state)) as journal:
-        journal.update_run(found.run_id, own_mode=wished)
-    words = (
-        f"{found.run_id} follows the machine's mode again" if not wished else f"{found.run_id} is in mode {wished} from now on"
-    )
+        words = take_mode(journal, found, arguments.MODE)
     if read_address(state) is None:
         words += f"\nno daemon is running for {state}: it takes effect when one starts"
-    show(arguments, {**_document(found), "own_mode": wished}, words)
+    show(arguments, {**_document(found), "own_mode": "" if arguments.MODE == MACHINE else arguments.MODE}, words)
     return OK
 
 

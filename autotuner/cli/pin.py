@@ -11,9 +11,8 @@ from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import RUN_HELP, add_state_directory, configuration
 from autotuner.daemon.address import read_address
 from autotuner.daemon.modes import off_notice
-from autotuner.errors import AutotunerError
-from autotuner.journal import Journal, PinRecord, Reader, RunRecord, journal_path
-from autotuner.knobs import KnobDeclaration
+from autotuner.daemon.wishes import pin, release
+from autotuner.journal import Journal, Reader, journal_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +32,14 @@ def run(arguments: argparse.Namespace) -> int:
     state = configuration(arguments).state_directory
     with Reader(journal_path(state)) as reader:
         found = reader.find_run(arguments.RUN)
-    knob = _knob(found, arguments.KNOB)
     with Journal(journal_path(state)) as journal:
-        said = _release(journal, found, knob) if arguments.command == "release" else _pin(journal, found, knob, arguments.value)
+        if arguments.command == "release":
+            said = release(journal, found, arguments.KNOB)
+        else:
+            said = pin(journal, found, arguments.KNOB, arguments.value, time.time())
     daemon = read_address(state) is not None
     pinned = arguments.command == "pin"
-    document = {"run_id": found.run_id, "knob": knob.name, "pinned": pinned, "daemon_running": daemon}
+    document = {"run_id": found.run_id, "knob": arguments.KNOB, "pinned": pinned, "daemon_running": daemon}
     show(arguments, document | ({"value": arguments.value} if pinned else {}), said)
     if pinned and arguments.value is not None and found.mode == "observe" and (found.own_mode or not found.mode_why):
         print(f"{found.run_id} is in mode observe: the value is asked for in another mode", file=sys.stderr)
@@ -47,28 +48,3 @@ def run(arguments: argparse.Namespace) -> int:
     elif not daemon:
         print(f"no daemon is running for {state}: it takes effect when one starts", file=sys.stderr)
     return OK
-
-
-def _knob(found: RunRecord, name: str) -> KnobDeclaration:
-    if not found.live:
-        raise AutotunerError(f"run {found.run_id} has ended ({found.outcome}): its knobs do not move any more")
-    knob = found.declaration.knob(name)
-    if knob is None:
-        offered = ", ".join(declared.name for declared in found.declaration.knobs) or "none"
-        raise AutotunerError(f"run {found.run_id} offers no knob {name!r}; it offers: {offered}")
-    return knob
-
-
-def _pin(journal: Journal, found: RunRecord, knob: KnobDeclaration, value: float | None) -> str:
-    if value is not None and value not in knob.values:
-        ladder = " ".join(f"{allowed:g}" for allowed in knob.values)
-        raise AutotunerError(f"{knob.name} = {value:g} is not on the run's ladder; allowed: {ladder}")
-    journal.pin(PinRecord(found.run_id, knob.name, value, "you", time.time()))
-    return f"pinned {knob.name} of {found.run_id}" + (f" at {value:g}" if value is not None else " where it is")
-
-
-def _release(journal: Journal, found: RunRecord, knob: KnobDeclaration) -> str:
-    if knob.name not in {pin.knob for pin in journal.pins(found.run_id)}:
-        return f"{knob.name} of {found.run_id} was not pinned"
-    journal.release(found.run_id, knob.name)
-    return f"released {knob.name} of {found.run_id}"

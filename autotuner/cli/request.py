@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from autotuner.cli import FOUND_WRONG, OK, NoDaemonError
 from autotuner.cli.output import show
 from autotuner.daemon.address import Address, read_address
+from autotuner.daemon.wishes import ask
 from autotuner.journal import Journal, RequestRecord, journal_path
 
 WAIT_SECONDS = 20.0
-POLL_SECONDS = 0.05
 
 
 def ask_daemon(
@@ -23,17 +22,7 @@ def ask_daemon(
     """The answered request; one that nobody answers is withdrawn. Raises NoDaemonError, JournalError."""
     running(state)
     with Journal(journal_path(state)) as journal:
-        number = journal.ask(request)
-        until = monotonic() + wait_seconds
-        while monotonic() < until:
-            found = journal.request(number)
-            if found is not None and found.answered_unix is not None:
-                return found
-            time.sleep(POLL_SECONDS)
-        said = f"the daemon did not answer within {wait_seconds:.0f} s; the request is withdrawn, and nothing was changed"
-        withdrawn = replace(request, request_id=number, answered_unix=time.time(), answer=said)
-        journal.write(withdrawn)
-        return withdrawn
+        return ask(journal, request, wait_seconds, monotonic)
 
 
 def running(state: Path) -> Address:

@@ -18,6 +18,7 @@ FLAGS: tuple[tuple[str, str, str], ...] = (
     ("mode", "MODE", "observe, advise or act"),
     ("policy", "NAME", "default, hold, rules, forecast, learned, or an artefact's directory"),
     ("port", "PORT", "port of /metrics and the status page on 127.0.0.1; 0 picks a free one"),
+    ("http-token-file", "FILE", "file of mode 0600 with the token that lets a client change things over HTTP"),
     ("tick-seconds", "S", "seconds between two looks"),
     ("decision-seconds", "S", "seconds between two decisions of a run; 0 derives it from the run's budget"),
     ("observe-first", "N", "decisions for which the first run of a machine is only observed; 0 acts at once"),

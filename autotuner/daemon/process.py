@@ -22,6 +22,7 @@ from autotuner.telemetry.registry import Registry
 
 if TYPE_CHECKING:
     from autotuner.daemon.jobs import Jobs
+    from autotuner.daemon.web_wishes import WebWishes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -84,7 +85,8 @@ def run(config: Config, reread: Callable[[], Config], log_to_stderr: bool = True
     stop.install()
     injected = Path(config.injected_readings).expanduser() if config.injected_readings else None
     daemon = Daemon(config, Registry(injected=injected), ended=lambda: jobs.propose_soon())
-    daemon.start(moment_now(), serve)
+    wishes = web_wishes(config)
+    daemon.start(moment_now(), lambda get_snapshot, port, path: serve(get_snapshot, port, path, wishes))
     sockets = open_socket(daemon)
     from autotuner.daemon.jobs import Jobs  # half of all import time: the first scrape need not wait for it
 
@@ -118,6 +120,15 @@ def open_socket(daemon: Daemon) -> SocketServer | None:
         daemon.socket_problem = f"clients in other languages cannot connect: {error}"
         get_log().error("socket", why=str(error))
         return None
+
+
+def web_wishes(config: Config) -> WebWishes | None:
+    """What may be changed over HTTP: nothing without a token. Raises ConfigurationError."""
+    if not config.http_token_file:
+        return None
+    from autotuner.daemon.web_wishes import WebWishes, read_token
+
+    return WebWishes(config.state_directory, read_token(Path(config.http_token_file).expanduser()))
 
 
 def reload(daemon: Daemon, jobs: Jobs, reread: Callable[[], Config]) -> None:

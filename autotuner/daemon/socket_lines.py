@@ -130,6 +130,15 @@ KNOB: dict[str, Field] = {
 
 def parse(line: bytes) -> tuple[str, dict[str, Any]]:
     """The kind of a line and its fields, absent ones at their defaults; raises LineError."""
+    document = read_object(line)
+    kind = document.pop("type", None)
+    if not isinstance(kind, str) or kind not in MESSAGES:
+        raise LineError("type", f"type is {kind!r:.80}; allowed are {', '.join(MESSAGES)}")
+    return kind, checked(MESSAGES[kind], document, kind)
+
+
+def read_object(line: bytes) -> dict[str, Any]:
+    """One JSON object that is neither deep nor ambiguous, its fields unchecked; raises LineError."""
     try:
         document = json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twice)
     except (ValueError, RecursionError) as error:
@@ -138,10 +147,7 @@ def parse(line: bytes) -> tuple[str, dict[str, Any]]:
         raise LineError("", f"the line holds {type(document).__name__}, expected an object")
     if not _is_flat(document):
         raise LineError("", f"the line nests deeper than {DEEPEST} objects and lists")
-    kind = document.pop("type", None)
-    if not isinstance(kind, str) or kind not in MESSAGES:
-        raise LineError("type", f"type is {kind!r:.80}; allowed are {', '.join(MESSAGES)}")
-    return kind, checked(MESSAGES[kind], document, kind)
+    return document
 
 
 def checked(fields: dict[str, Field], document: Any, where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The loopback web server: /metrics, /healthz, the status pages and /api/status. It only reads."""
+"""The loopback web server: /metrics, /healthz, the status pages and /api/status. Without a token it only reads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingTCPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from autotuner.daemon import exporter
@@ -24,8 +23,12 @@ from autotuner.daemon.page import CONTENT_SECURITY_POLICY
 from autotuner.daemon.run_page import run_page
 from autotuner.daemon.snapshot import Snapshot
 from autotuner.daemon.status_page import status_page
+from autotuner.daemon.web_listener import Listener, ShortHeaders
 from autotuner.errors import JournalError
 from autotuner.journal import RunRecord
+
+if TYPE_CHECKING:
+    from autotuner.daemon.web_wishes import WebWishes
 
 ADDRESS = "127.0.0.1"
 LATE_SECONDS, LATE_TICKS = 10.0, 5
@@ -84,6 +87,14 @@ def status_document(tick: Tick, late: bool) -> dict[str, Any]:
     return {"status": "late" if late else "ok", "tick_age_seconds": tick.age_seconds, **document}
 
 
+def _is_own(host: str | None) -> bool:
+    """Whether we are called by our own name: a page of another site may point its name at 127.0.0.1 (DNS rebinding)."""
+    return host is not None and _OWN_HOST.fullmatch(host.strip()) is not None
+
+
+_NOT_OURS = _text(HTTPStatus.MISDIRECTED_REQUEST, "this server answers only to 127.0.0.1, localhost and [::1]")
+
+
 class Site:
     """The pages by path, as functions of the snapshot and the journal; knows nothing of sockets."""
 
@@ -100,9 +111,8 @@ class Site:
 
     def answer(self, path: str, host: str | None) -> Answer:
         """The answer to a GET; ``host`` is the Host header."""
-        # A page of another site may point its own name at 127.0.0.1 (DNS rebinding): only our own names are served.
-        if host is None or not _OWN_HOST.fullmatch(host.strip()):
-            return _text(HTTPStatus.MISDIRECTED_REQUEST, "this server answers only to 127.0.0.1, localhost and [::1]")
+        if not _is_own(host):
+            return _NOT_OURS
         snapshot = self._get_snapshot()
         tick = Tick(snapshot, self._monotonic())
         late = tick.age_seconds > max(LATE_SECONDS, LATE_TICKS * snapshot.tick_interval_seconds)
@@ -152,6 +162,7 @@ class Site:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: Listener
     site: Site
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "autotuner", ""
@@ -163,9 +174,25 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._send(body=False)
 
-    def _send(self, body: bool) -> None:
+    def handle_one_request(self) -> None:
+        """A connection that says nothing for ``timeout``, or takes longer than REQUEST_SECONDS for one request, is closed."""
+        self.server.begin(self.connection)
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Read the headers, which may be long only in all."""
+        whole, self.rfile = self.rfile, ShortHeaders(self.rfile)  # type: ignore[assignment]
         try:
-            answer = self.site.answer(self.path, self.headers.get("Host"))
+            return super().parse_request()
+        finally:
+            self.rfile = whole
+
+    def _send(self, body: bool) -> None:
+        self._reply(lambda: self.site.answer(self.path, self.headers.get("Host")), body)
+
+    def _reply(self, answered: Callable[[], Answer], body: bool = True) -> None:
+        try:
+            answer = answered()
         except Exception as error:  # one broken page must not take the others with it
             get_log().error("page_failed", page=urlsplit(self.path).path, exc_info=True)
             answer = _text(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
@@ -174,6 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in {**_HEADERS, "Content-Type": answer.content_type}.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer.body)))
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                self.send_header("WWW-Authenticate", "Bearer")
+            if self.close_connection:
+                self.send_header("Connection", "close")
             self.end_headers()
             if body:
                 self.wfile.write(answer.body)
@@ -184,19 +215,44 @@ class _Handler(BaseHTTPRequestHandler):
         """Scrapes are not events."""
 
 
-class _Listener(ThreadingTCPServer):
-    """Not ``http.server``'s, which asks the resolver for a name that nobody reads: on some networks that takes seconds."""
+class _WritingHandler(_Handler):
+    """Takes wishes too."""
 
-    allow_reuse_address = True
-    daemon_threads = True
+    wishes: WebWishes
+
+    def do_POST(self) -> None:
+        self._reply(self._take)
+
+    def _take(self) -> Answer:
+        from autotuner.daemon.web_wishes import Refused
+
+        self.close_connection = True  # of what was not read nothing may be taken for another request
+        if not _is_own(self.headers.get("Host")):
+            return _NOT_OURS
+        path = urlsplit(self.path).path
+        try:
+            length = self.wishes.body_bytes(path, self.headers)
+            body = self._body(length)
+            if len(body) < length:
+                return _json(HTTPStatus.BAD_REQUEST, {"done": False, "answer": "the body is cut short"})
+            return _json(HTTPStatus.OK, {"done": True, "answer": self.wishes.take(path, body)})
+        except Refused as refused:
+            return _json(refused.status, {"done": False, "answer": str(refused)})
+
+    def _body(self, length: int) -> bytes:
+        try:
+            return self.rfile.read(length)
+        except OSError:  # it took longer than ``timeout``, or the client left
+            return b""
 
 
 class Server:
     """The running web server."""
 
-    def __init__(self, site: Site, port: int) -> None:
-        handler = type("Handler", (_Handler,), {"site": site})
-        self._server = _Listener((ADDRESS, port), handler)
+    def __init__(self, site: Site, port: int, wishes: WebWishes | None = None) -> None:
+        kind = _WritingHandler if wishes is not None else _Handler
+        handler = type("Handler", (kind,), {"site": site, "wishes": wishes})
+        self._server = Listener((ADDRESS, port), handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="web", kwargs={"poll_interval": 0.5}, daemon=True
         )
@@ -214,9 +270,9 @@ class Server:
         self._server.server_close()
 
 
-def serve(get_snapshot: Callable[[], Snapshot], port: int, journal_path: Path) -> Server:
+def serve(get_snapshot: Callable[[], Snapshot], port: int, journal_path: Path, wishes: WebWishes | None = None) -> Server:
     """Serve the snapshot of the moment and the journal on 127.0.0.1; port 0 picks a free one.
 
-    Raises OSError when the port is taken.
+    Nothing can be changed without ``wishes``. Raises OSError when the port is taken.
     """
-    return Server(Site(get_snapshot, History(journal_path)), port)
+    return Server(Site(get_snapshot, History(journal_path)), port, wishes)
