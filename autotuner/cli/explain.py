@@ -138,6 +138,7 @@ def _facts(seen: dict[str, Any]) -> str:
         "available": None if seen["available_bytes"] is None else size(seen["available_bytes"]),
         "pressure": None if seen["memory_pressure"] is None else word(PRESSURES, seen["memory_pressure"]),
         "heat": None if seen["thermal_level"] is None else word(HEATS, seen["thermal_level"]),
+        "speed of its best": None if seen["rate_against_shape"] is None else percent(seen["rate_against_shape"]),
         "budget used": None if seen["budget_used"] is None else percent(seen["budget_used"]),
     }
     return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None) or "nothing is recorded"

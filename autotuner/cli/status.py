@@ -14,6 +14,7 @@ from autotuner.cli import NO_DAEMON, OK
 from autotuner.cli.output import add_json
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.text import day, duration, number, percent, size, table
+from autotuner.controller.slowdown import told
 from autotuner.daemon.address import Address, read_address
 from autotuner.errors import AutotunerError
 from autotuner.journal import AdviceRecord, Reader, RunRecord, journal_path
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(document, indent=1))
     else:
-        print("\n".join(_lines(document, address, _advice(state))))
+        print("\n".join(lines(document, address, _advice(state))))
     return OK
 
 
@@ -66,7 +67,8 @@ def _advice(state: Path) -> list[AdviceRecord]:
         return []
 
 
-def _lines(document: dict[str, Any], address: Address | None, advice: list[AdviceRecord]) -> Iterator[str]:
+def lines(document: dict[str, Any], address: Address | None, advice: list[AdviceRecord]) -> Iterator[str]:
+    """What is printed of the daemon's status document."""
     up = duration(document["unix_time"] - document["started_unix"])
     where = f"{address.url}/" if address else ""
     yield f"autotuner {document['version']}  mode {document['mode']}, policy {document['policy']}, up {up}  {where}"
@@ -96,6 +98,8 @@ def _lines(document: dict[str, Any], address: Address | None, advice: list[Advic
         yield f"{run['run_id']}" + ("  held out: left at its script's own values" if run.get("held_out") else "")
         if run.get("mode_why"):
             yield f"  mode {run['mode']}: {run['mode_why']}"
+        if slowdown := _slowdown(run, document["machine"]):
+            yield f"  speed: {slowdown}"
         yield _knob_table(run["knobs"]) if run["knobs"] else "  offers no knobs"
         if run["last_what"]:
             yield f"  last: {run['last_what']}{_not_made(run)}: {run['last_why']}"
@@ -103,6 +107,11 @@ def _lines(document: dict[str, Any], address: Address | None, advice: list[Advic
 
 def _not_made(run: dict[str, Any]) -> str:
     """What the mode kept from being done must not read as if it had been."""
+def _slowdown(run: dict[str, Any], machine: dict[str, Any]) -> str:
+    """What run and system say of throttling; a daemon of an earlier version tells nothing."""
+    return "" if run["state"] == "ended" else told(run.get("slowdown_ratio"), run.get("slow", False), machine["thermal_level"])
+
+
     kept = run.get("mode") in ("observe", "advise") and run["last_what"] != "hold" and run.get("policy") != "you"
     return f" (not made: mode {run['mode']})" if kept else ""
 

@@ -50,6 +50,10 @@ class RunSummary:
     last_sample_age_seconds: float | None
     budget_used: float | None
     not_finite_steps: int
+    slowdown_ratio: float | None
+    """Recent step time over the best with the same knobs; see ``slowdown``."""
+    slow: bool
+    """Whether that is more than noise explains."""
 
 
 @dataclass(slots=True)
@@ -365,6 +369,8 @@ class ControlLoop:
             last_sample_age_seconds=now - sample.time if sample else None,
             budget_used=window.budget_used(now),
             not_finite_steps=window.not_finite_steps,
+            slowdown_ratio=window.slowdown.ratio,
+            slow=window.slowdown.slow,
         )
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from autotuner.controller.memory import MemoryModel, used_bytes
+from autotuner.controller.slowdown import Slowdown
 from autotuner.knobs import KNOB_NAMES
 from autotuner.messages import (
+    FLAG_CHECKPOINT,
     FLAG_FIRST_OF_SHAPE,
     FLAG_NOT_FINITE,
     FLAG_OUT_OF_MEMORY,
@@ -24,6 +26,10 @@ HISTORY = 32
 """Decision intervals kept."""
 STEPS_KEPT = 128
 """Step durations kept of one interval; a median needs no more."""
+NO_ORDINARY_STEP = FLAG_FIRST_OF_SHAPE | FLAG_CHECKPOINT | FLAG_OUT_OF_MEMORY | FLAG_NOT_FINITE
+"""Steps with one of these flags tell nothing of the machine's speed."""
+NOT_IN_STEP_TIME = frozenset({"pace", "lr_scale", "timestep_density", "sampling_steps"})
+"""Knobs that leave a step's computing as it is; the pauses of ``pace`` are reckoned apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,9 @@ class RunWindow:
         self.shapes = {self.shape(self.positions)}
         self.best_rate: dict[tuple[float, float, int], float] = {}
         self.memory = MemoryModel()
+        self.slowdown = Slowdown()
+        self._timed = [i for i, knob in enumerate(declaration.knobs) if knob.name not in NOT_IN_STEP_TIME]
+        self._evaluated = False
         self.not_finite_steps = 0
         self.out_of_memory = False
         self._used = 0
@@ -124,6 +133,11 @@ class RunWindow:
         seconds = _step_seconds(sample, before)
         if not sample.flags & FLAG_FIRST_OF_SHAPE and seconds > 0 and len(self._step_seconds) < STEPS_KEPT:
             self._step_seconds.append(seconds)
+        held_up = self._evaluated and not sample.step_seconds > 0  # the time between two reports holds the evaluation
+        self._evaluated = False
+        if not held_up and not sample.flags & NO_ORDINARY_STEP:
+            vector = (sample.stage, *[self.positions[i] for i in self._timed])
+            self.slowdown.step(vector, self.value("pace", 1.0), seconds)
         used = used_bytes(sample)
         if used:
             self._used = used
@@ -134,6 +148,7 @@ class RunWindow:
     def evaluation(self, evaluation: Evaluation) -> None:
         """Take one measurement on fixed data."""
         self.evaluation_interval = self.interval_count
+        self._evaluated = True
         if evaluation.seconds > 0:
             self.evaluation_seconds += evaluation.seconds
         if evaluation.held_out_loss > 0 and math.isfinite(evaluation.held_out_loss):

@@ -143,6 +143,18 @@ RUN: tuple[Row[RunSnapshot], ...] = (
         lambda r: r.gap,
     ),
     Row("run_step_seconds", "gauge", "Recent duration of one optimizer step.", lambda r: r.step_seconds),
+    Row(
+        "run_slowdown_ratio",
+        "gauge",
+        "Recent step time over the best with the same knobs; 1 is as fast as ever.",
+        lambda r: r.slowdown_ratio,
+    ),
+    Row(
+        "run_slow",
+        "gauge",
+        "Whether steps take longer than at their best beyond noise, whatever the system says of heat.",
+        lambda r: None if r.slowdown_ratio is None else r.slow,
+    ),
     Row("run_images_per_second", "gauge", "Recent training throughput.", lambda r: r.images_per_second),
     Row("run_active_bytes", "gauge", "Memory that the framework uses now.", _framework_bytes(lambda r: r.active_bytes)),
     Row("run_cache_bytes", "gauge", "Memory that the framework keeps for reuse.", _framework_bytes(lambda r: r.cache_bytes)),

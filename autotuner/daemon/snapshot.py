@@ -64,6 +64,10 @@ class RunSnapshot:
     vetoes: dict[str, int] = field(default_factory=dict)
     """Count of wishes refused by the guard, by reason."""
     not_finite_steps: int = 0
+    slowdown_ratio: float | None = None
+    """Recent step time over the best with the same knobs."""
+    slow: bool = False
+    """Whether that is more than noise explains: throttling as the run itself shows it."""
     lost_records: int = 0
     """Ring records overwritten before the daemon read them."""
     held_out: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
+from autotuner.controller.slowdown import told
 from autotuner.daemon.exporter import Tick
 from autotuner.daemon.markup import Content, Markup, tag
 from autotuner.daemon.page import document
@@ -149,6 +150,7 @@ def run_card(run: RunSnapshot, snapshot: Snapshot) -> Markup:
         title,
         why,
         _state(run),
+        _slowdown(run, snapshot.machine),
         parts,
         _decision(run),
         *map(_advice, run.advice),
@@ -184,6 +186,12 @@ def _state(run: RunSnapshot) -> Markup:
 
 
 def numbers(shown: Iterable[tuple[str, str]]) -> Markup:
+def _slowdown(run: RunSnapshot, machine: MachineState) -> Markup | None:
+    """What run and system say of throttling; nothing of a run that has ended, whose steps are no news."""
+    words = "" if run.state == "ended" else told(run.slowdown_ratio, run.slow, machine.thermal_level)
+    return tag("div", f"Speed: {words}", class_="small") if words else None
+
+
     """Names with their values, side by side."""
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in shown), class_="numbers")
 

@@ -34,6 +34,8 @@ class Seen:
     memory_pressure: int | None
     thermal_level: int | None
     budget_used: float | None
+    rate_against_shape: float | None
+    """Images a second against the best at this shape and stage, pauses for pace reckoned out; 1 is as fast as ever."""
 
 
 def seen(journal: Reader, run_id: str, decisions: Sequence[DecisionRecord]) -> dict[float, Seen]:
@@ -54,6 +56,7 @@ def _seen(decision: DecisionRecord, telemetry: Sequence[TelemetryRecord], machin
         (run.peak_bytes or None) if run else None, host.memory_available_bytes if host else None,
         host.memory_pressure if host else None, host.thermal_level if host else None,
         features["budget_used"] if features.get("budget_known") else None,
+        features["rate_against_shape"] if features.get("rate_known") else None,
     )  # fmt: skip
 
 

@@ -45,6 +45,8 @@ RUN = RunSnapshot(
     changes={("micro_batch", "up", "headroom"): 2, ("micro_batch", "down", "memory_pressure"): 1, ("pace", "down", "heat"): 4},
     vetoes={"cool_down": 3, "predicted_memory": 1},
     not_finite_steps=1,
+    slowdown_ratio=1.31,
+    slow=True,
     lost_records=0,
 )
 
@@ -77,6 +79,8 @@ STALLED = replace(
     changes={},
     vetoes={},
     not_finite_steps=0,
+    slowdown_ratio=None,
+    slow=False,
 )
 
 ENDED = replace(
