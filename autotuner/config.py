@@ -51,6 +51,8 @@ class Config:
     """How often the next architecture is proposed, besides after each finished run."""
     injected_readings: str = ""
     """File with scripted readings (heat and memory of an experiment); empty reads the machine alone."""
+    checkpoint_seconds: float = 120.0
+    """How long a run that was asked to save or to restore may take until it is reported as not answering."""
     log_level: str = "info"
 
 
@@ -72,6 +74,7 @@ RANGES = {
     "holdout": (0.0, 0.5),
     "retention_days": (0.0, 36500.0),
     "propose_seconds": (1.0, 1e7),
+    "checkpoint_seconds": (1.0, 86400.0),
 }
 
 

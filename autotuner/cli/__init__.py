@@ -52,6 +52,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("mode", "autotuner.cli.mode", "observe, advise or act: what is done in one run"),
     Command("accept", "autotuner.cli.accept", "make the change that a piece of advice recommends"),
     Command("undo", "autotuner.cli.undo", "take back the last change of a run"),
+    Command("checkpoint", "autotuner.cli.checkpoint", "ask a run to save a checkpoint, or to go back to one"),
     Command("pin", "autotuner.cli.pin", "keep the daemon's hands off one knob of a run"),
     Command("release", "autotuner.cli.pin", "let the daemon move a pinned knob again"),
     Command("off", "autotuner.cli.off", "everything back to the scripts' own values, and hands off"),

@@ -26,6 +26,7 @@ FLAGS: tuple[tuple[str, str, str], ...] = (
     ("holdout", "SHARE", "share of runs left at the script's own values, to measure the gain; 0 measures nothing"),
     ("retention-days", "DAYS", "how long telemetry, decisions and run directories are kept"),
     ("propose-seconds", "S", "seconds between two proposals of an architecture"),
+    ("checkpoint-seconds", "S", "how long a run may take to save or to restore until it counts as not answering"),
     ("injected-readings", "FILE", "scripted heat and memory of an experiment"),
     ("log-level", "LEVEL", "debug, info, warning or error"),
 )

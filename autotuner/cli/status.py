@@ -101,6 +101,8 @@ def lines(document: dict[str, Any], address: Address | None, advice: list[Advice
         if slowdown := _slowdown(run, document["machine"]):
             yield f"  speed: {slowdown}"
         yield _knob_table(run["knobs"]) if run["knobs"] else "  offers no knobs"
+        if run.get("checkpoint"):
+            yield f"  checkpoint: {run['checkpoint']}"
         if run["last_what"]:
             yield f"  last: {run['last_what']}{_not_made(run)}: {run['last_why']}"
 

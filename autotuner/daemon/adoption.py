@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from autotuner.controller.loop import ControlLoop
+from autotuner.daemon.checkpoints import recall
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.runs import MonitoredRun
 from autotuner.errors import AutotunerError
@@ -31,6 +32,7 @@ def adopt(run: MonitoredRun, machine: MachineState, mode: str, moment: Moment) -
     _settle_open_changes(run, moment)
     run.own_mode = row.own_mode if row is not None else ""
     apply_pins(run, known=row is not None)
+    recall(run, moment)
     for quarantined in run.journal.quarantine(model_key(run.declaration)):
         quarantine(run.loop, quarantined.values)
     verb = "adopted" if row is not None else "discovered"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from autotuner.daemon import checkpoints
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.runs import MonitoredRun
 from autotuner.journal import QuarantineRecord, model_key
@@ -45,6 +46,7 @@ def end(run: MonitoredRun, outcome: str, moment: Moment) -> None:
     run.journal.update_run(run.run_id, ended_unix=ended_unix, outcome=outcome)
     run.journal.supersede(run.run_id, 2**62)
     run.journal.withdraw_advice(run.run_id)
+    checkpoints.end(run, outcome, moment)
     run.advice = ()
     run.log.info("ended", outcome=outcome, step=sample.step if sample else 0)
     why = cause_of_death(run) if outcome in ("killed", "failed") else ""

@@ -174,6 +174,12 @@ RUN: tuple[Row[RunSnapshot], ...] = (
     ),
     Row("run_decisions_total", "counter", "Decisions taken for the run, holds included.", lambda r: r.decisions),
     Row("run_not_finite_steps_total", "counter", "Steps whose loss or gradient was not finite.", lambda r: r.not_finite_steps),
+    Row(
+        "run_checkpoints_unanswered_total",
+        "counter",
+        "Requests to save or to restore that the run did not answer in time.",
+        lambda r: r.checkpoints_unanswered,
+    ),
     Row("run_lost_records_total", "counter", "Telemetry records overwritten before they were read.", lambda r: r.lost_records),
 )
 

@@ -1,4 +1,7 @@
-"""What a person asks for once (``accept``, ``undo``): done through the guard, or refused with a reason, within one tick."""
+"""What a person asks for once: ``accept`` and ``undo`` are done through the guard, or refused with a reason, within one tick.
+
+``save`` and ``restore`` are handed on to the run within a tick, and answered when it answers (``checkpoints``).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from autotuner.controller.decision import Decision
+from autotuner.daemon import checkpoints
 from autotuner.daemon.delivery import carry_out
 from autotuner.daemon.modes import OFF
 from autotuner.daemon.moment import Moment
@@ -26,7 +30,10 @@ def answer(journal: Journal, live: Mapping[str, MonitoredRun], moment: Moment) -
     """Answer every open request in the journal. Raises JournalError."""
     for request in journal.open_requests():
         try:
-            said, done = _do(request, live, moment), 1
+            reply = _do(request, live, moment)
+            if reply is None:
+                continue  # the run answers
+            said, done = reply, 1
         except RefusedError as refusal:
             said, done = str(refusal), 0
         journal.write(replace(request, answered_unix=moment.unix, done=done, answer=said))
@@ -35,17 +42,27 @@ def answer(journal: Journal, live: Mapping[str, MonitoredRun], moment: Moment) -
             run.log.info("request", kind=request.kind, subject=request.subject, done=bool(done), answer=said)
 
 
-def _do(request: RequestRecord, live: Mapping[str, MonitoredRun], moment: Moment) -> str:
+def _do(request: RequestRecord, live: Mapping[str, MonitoredRun], moment: Moment) -> str | None:
+    run = live.get(request.run_id)
+    if run is not None and run.checkpoint is not None and run.checkpoint.request.number == request.request_id:
+        return None  # it waits already
     if moment.unix - request.asked_unix > LATEST_SECONDS:
         raise RefusedError("no daemon heard it in time; ask again")
     if request.kind not in ANSWERS:
         raise RefusedError(f"this daemon knows no request {request.kind!r}; it knows: {', '.join(ANSWERS)}")
-    run = live.get(request.run_id)
     if run is None:
-        raise RefusedError(f"run {request.run_id} is not live: its knobs do not move any more")
+        raise RefusedError(f"run {request.run_id} is not live: nothing can be asked of it any more")
     if run.mode == OFF:
         raise RefusedError("Autotuner is switched off; switch it on with: autotuner on")
     return ANSWERS[request.kind](run, request, moment)
+
+
+def hand_on(run: MonitoredRun, request: RequestRecord, moment: Moment) -> None:
+    """Ask the run to save or to restore."""
+    try:
+        checkpoints.put(run, request, moment)
+    except checkpoints.CannotError as error:
+        raise RefusedError(str(error)) from None
 
 
 def accept(run: MonitoredRun, request: RequestRecord, moment: Moment) -> str:
@@ -113,5 +130,10 @@ def _carry_out(run: MonitoredRun, decision: Decision, moment: Moment) -> str:
     return f"asked {run.run_id} for {decision.what}"
 
 
-ANSWERS: dict[str, Callable[[MonitoredRun, RequestRecord, Moment], str]] = {"accept": accept, "undo": undo}
-"""How each of ``journal.REQUESTS`` is answered; raises RefusedError."""
+ANSWERS: dict[str, Callable[[MonitoredRun, RequestRecord, Moment], str | None]] = {
+    "accept": accept,
+    "undo": undo,
+    "save": hand_on,
+    "restore": hand_on,
+}
+"""How each of ``journal.REQUESTS`` is answered, None later; raises RefusedError."""

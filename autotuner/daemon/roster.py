@@ -9,6 +9,7 @@ from autotuner.config import Config
 from autotuner.controller.guard import GuardLimits
 from autotuner.controller.loop import ControlLoop
 from autotuner.controller.policy import Policy
+from autotuner.daemon import checkpoints
 from autotuner.daemon.adoption import adopt, apply_pins
 from autotuner.daemon.delivery import decide, give_back, hold_pinned_values
 from autotuner.daemon.discovery import Found
@@ -137,6 +138,7 @@ class Roster:
 
     def _follow(self, run: MonitoredRun, machine: MachineState, moment: Moment, frozen: bool) -> None:
         run.listen(moment)
+        checkpoints.follow(run, self._config.checkpoint_seconds, moment)
         outcome = outcome_of(run, moment.now)
         if outcome:
             self._see_off(run, outcome, moment)
@@ -167,6 +169,7 @@ class Roster:
 
     def _see_off(self, run: MonitoredRun, outcome: str, moment: Moment) -> None:
         run.listen(moment)  # what it wrote between the last look and its end
+        checkpoints.follow(run, self._config.checkpoint_seconds, moment)
         run.measure(moment)
         end(run, outcome_of(run, moment.now) or outcome, moment)
         del self.live[run.run_id]

@@ -114,6 +114,11 @@ class RunFiles:
             return []
 
     @property
+    def page(self) -> PageWriter:
+        """The knob page. Raises OSError or AutotunerError."""
+        return self._opened_page()
+
+    @property
     def next_revision(self) -> int:
         """The revision that the next ``write`` will have. Raises OSError or AutotunerError."""
         return self._opened_page().next_revision

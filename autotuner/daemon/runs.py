@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from autotuner.controller.decision import Change, Decision
 from autotuner.controller.loop import ControlLoop, RunSummary
 from autotuner.controller.memory import used_bytes
+from autotuner.daemon.checkpoints import Waited, told
 from autotuner.daemon.log import get_log
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.run_files import RunFiles
@@ -73,6 +74,11 @@ class MonitoredRun:
         self.decisions = 0
         self.changes: Counter[tuple[str, str, str]] = Counter()
         self.vetoes: Counter[str] = Counter()
+        self.checkpoint: Waited | None = None
+        """What people have asked the script for, while its answer can still come."""
+        self.checkpoint_said = ""
+        """What became of the last request to save or to restore."""
+        self.checkpoints_unanswered = 0
         self.peak_bytes = 0
         self.out_of_memory_at = -math.inf
         self.memory_share: float | None = None
@@ -219,7 +225,7 @@ class MonitoredRun:
             last_what=decision.what if decision else "", last_why=decision.why if decision else "",
             decisions=self.decisions, changes=dict(self.changes), vetoes=dict(self.vetoes),
             lost_records=self.files.lost, held_out=self.arm == "held_out", mode=self.mode, mode_why=self.mode_why,
-            advice=self.advice, **shared,
+            advice=self.advice, checkpoint=told(self, now), checkpoints_unanswered=self.checkpoints_unanswered, **shared,
         )  # fmt: skip
 
     def _knobs(self) -> Iterable[KnobSnapshot]:

@@ -78,6 +78,10 @@ class RunSnapshot:
     """Why it is not the machine's mode; empty when it is."""
     advice: tuple[AdviceSnapshot, ...] = ()
     """What stands since the last decision."""
+    checkpoint: str = ""
+    """What became of the last request to save or to restore; empty when nobody asked."""
+    checkpoints_unanswered: int = 0
+    """Such requests that the script did not answer in time."""
 
 
 @dataclass(frozen=True)

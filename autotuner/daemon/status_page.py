@@ -154,6 +154,7 @@ def run_card(run: RunSnapshot, snapshot: Snapshot) -> Markup:
         parts,
         _decision(run),
         *map(_advice, run.advice),
+        tag("div", f"Checkpoint: {run.checkpoint}", class_="soft small") if run.checkpoint else None,
         class_="card ended" if run.state == "ended" else "card",
     )
 

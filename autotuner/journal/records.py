@@ -262,7 +262,7 @@ class AdviceRecord:
     """None in advice of before these were kept, which cannot be accepted."""
 
 
-REQUESTS = ("accept", "undo")
+REQUESTS = ("accept", "undo", "save", "restore")
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class RequestRecord:
     """One of REQUESTS."""
     run_id: str
     subject: str
-    """The advice of ``accept``; empty for ``undo``."""
+    """The advice of ``accept``, the checkpoint of ``save`` (once it is written) and ``restore``; empty for ``undo``."""
     asked_unix: float
     answered_unix: float | None = None
     done: int = 0
