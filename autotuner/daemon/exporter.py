@@ -153,7 +153,7 @@ RUN: tuple[Row[RunSnapshot], ...] = (
         "run_slow",
         "gauge",
         "Whether steps take longer than at their best beyond noise, whatever the system says of heat.",
-        lambda r: None if r.slowdown_ratio is None else r.slow,
+        lambda r: None if r.slowdown_ratio is None or r.state == "ended" else r.slow,
     ),
     Row("run_images_per_second", "gauge", "Recent training throughput.", lambda r: r.images_per_second),
     Row("run_active_bytes", "gauge", "Memory that the framework uses now.", _framework_bytes(lambda r: r.active_bytes)),

@@ -1,14 +1,15 @@
-"""The one door through which sensors touch the machine: files, commands and system libraries, each replaceable."""
+"""The one door through which sensors touch the machine: files, commands, libraries, packages, each replaceable."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from autotuner.telemetry.sensor import Unavailable
+from autotuner.telemetry.sensor import Absent, Unavailable
 
 COMMAND_TIMEOUT_SECONDS = 2.0
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
@@ -17,6 +18,8 @@ Runner = Callable[[tuple[str, ...]], str]
 """Runs an absolute command and returns what it printed, or raises Unavailable."""
 Loader = Callable[[str], Any]
 """Loads a system library by path, or raises OSError."""
+Importer = Callable[[str], Any]
+"""Imports a module by name, or raises ImportError."""
 
 
 def run_command(argv: tuple[str, ...]) -> str:
@@ -43,11 +46,13 @@ class Host:
         root: Path = Path("/"),
         run: Runner = run_command,
         load: Loader = ctypes.CDLL,
+        load_module: Importer = importlib.import_module,
         journal: dict[str, str] | None = None,
     ) -> None:
         self.root = root
         self._run = run
         self._load = load
+        self._load_module = load_module
         self._journal = journal
 
     def text(self, path: str) -> str:
@@ -82,6 +87,16 @@ class Host:
             self.note(path, "cannot be loaded")
             raise Unavailable(f"{path} cannot be loaded") from None
 
+    def module(self, name: str, package: str) -> Any:
+        """Module ``name`` of the optional ``package``; Absent without it, Unavailable when it cannot be imported."""
+        try:
+            return self._load_module(name)
+        except ModuleNotFoundError:
+            raise Absent(f"{package} is not installed") from None
+        except Exception as error:  # native code for another system, or of another chip
+            self.note(package, f"cannot be imported: {error}")
+            raise Unavailable(f"{package} cannot be imported: {type(error).__name__}: {error}") from None
+
     def note(self, key: str, raw: str) -> None:
         """Keep what was read, if anybody wants it."""
         if self._journal is not None:
@@ -89,4 +104,4 @@ class Host:
 
     def recording(self, journal: dict[str, str]) -> Host:
         """The same machine, keeping everything that is read in ``journal``."""
-        return Host(self.root, self._run, self._load, journal)
+        return Host(self.root, self._run, self._load, self._load_module, journal)

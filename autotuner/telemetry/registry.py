@@ -11,7 +11,9 @@ from pathlib import Path
 
 from autotuner.messages import MachineState
 from autotuner.telemetry.cgroup_linux import CgroupLinux
+from autotuner.telemetry.energy_darwin import EnergyDarwin
 from autotuner.telemetry.host import Host
+from autotuner.telemetry.macmon_lib_darwin import MacmonLib
 from autotuner.telemetry.memory_darwin import MemoryDarwin, PressureDarwin, SwapDarwin, SysctlCommand, VmStat
 from autotuner.telemetry.memory_linux import MemoryLinux
 from autotuner.telemetry.memory_psutil import MemoryPsutil
@@ -93,7 +95,14 @@ def darwin_chains(host: Host) -> tuple[Chain, ...]:
                 Row(Pmset(host), COMMAND_SECONDS),
             ),
         ),
-        Chain(("celsius", "power_watts"), (Row(Macmon(host), SLOW_COMMAND_SECONDS),)),
+        Chain(
+            ("celsius", "power_watts"),
+            (
+                Row(MacmonLib(host), COMMAND_SECONDS),
+                Row(Macmon(host), SLOW_COMMAND_SECONDS),
+                Row(EnergyDarwin(host), COMMAND_SECONDS),
+            ),
+        ),
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from autotuner.telemetry.host import Host
@@ -105,11 +107,63 @@ DARWIN_ANSWERS = {
 }
 
 
-def darwin_host(root: Path, library: FakeDarwin | None = None, answers: dict[str, str] | None = None) -> Host:
-    """A Mac: with the library unless it is told to be absent, and with the recorded commands unless others are given."""
+class FakeSampler:
+    """The form of ``macmon.Sampler`` (macmon-lib 0.7): one reading after the other, the last for ever."""
+
+    readings: tuple[tuple[float, float, float], ...] = ((71.5, 68.0, 31.25),)
+    opened = 0
+
+    def __init__(self) -> None:
+        type(self).opened += 1
+        self._next = 0
+
+    def metrics(self) -> SimpleNamespace:
+        cpu, gpu, board = self.readings[min(self._next, len(self.readings) - 1)]
+        self._next += 1
+        power = SimpleNamespace(package=board / 2, cpu=4.0, gpu=9.0, ram=1.0, gpu_ram=0.5, ane=0.0, board=board)
+        return SimpleNamespace(temperature=SimpleNamespace(cpu_average=cpu, gpu_average=gpu), power=power)
+
+
+class FakeEnergy:
+    """The form of ``zeus_apple_silicon.AppleEnergyMonitor`` (1.1): cumulative millijoules, 20 J more each time it is asked."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def get_cumulative_energy(self) -> SimpleNamespace:
+        self._asked += 1
+        rails = {"cpu_total_mj": 5000 * self._asked, "gpu_mj": 14000 * self._asked, "dram_mj": 1000 * self._asked}
+        return SimpleNamespace(**rails, efficiency_cores_mj=700 * self._asked, gpu_sram_mj=None, ane_mj=0)
+
+
+MODULES: dict[str, Any] = {
+    "macmon": SimpleNamespace(Sampler=FakeSampler),
+    "zeus_apple_silicon": SimpleNamespace(AppleEnergyMonitor=FakeEnergy),
+}
+
+
+def importer(modules: dict[str, Any]) -> Callable[[str], Any]:
+    """Imports these modules, and no others; an exception in the place of a module is raised."""
+
+    def load(name: str) -> Any:
+        found = modules.get(name, ModuleNotFoundError(f"No module named {name!r}", name=name))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return load
+
+
+def darwin_host(
+    root: Path,
+    library: FakeDarwin | None = None,
+    answers: dict[str, str] | None = None,
+    modules: dict[str, Any] | None = None,
+) -> Host:
+    """A Mac: with the library unless it is told to be absent, the recorded commands unless others are given, and no modules."""
     texts = {command: fixture(name) for command, name in DARWIN_ANSWERS.items()} if answers is None else answers
     tree(root, {command.strip("/"): "" for command in texts})
-    return Host(root, Commands(texts), (library or FakeDarwin()).load)
+    return Host(root, Commands(texts), (library or FakeDarwin()).load, importer(modules or {}))
 
 
 LINUX_FILES = {

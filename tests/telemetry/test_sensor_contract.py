@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from autotuner.telemetry.cgroup_linux import CgroupLinux
+from autotuner.telemetry.energy_darwin import EnergyDarwin
 from autotuner.telemetry.host import Host
+from autotuner.telemetry.macmon_lib_darwin import MacmonLib
 from autotuner.telemetry.memory_darwin import MemoryDarwin, PressureDarwin, SwapDarwin, SysctlCommand, VmStat
 from autotuner.telemetry.memory_linux import MemoryLinux
 from autotuner.telemetry.memory_psutil import MemoryPsutil
@@ -20,7 +22,7 @@ from autotuner.telemetry.scripted import InjectedState, Scripted
 from autotuner.telemetry.sensor import Sensor, Unavailable, checked
 from autotuner.telemetry.thermal_darwin import NotifyUtil, Pmset, ProcessInfo, ThermalNotify
 from autotuner.telemetry.thermal_linux import HardwareMonitors, ThermalZones, ThrottleCounters
-from tests.suites.fake_machine import darwin_host, linux_tree
+from tests.suites.fake_machine import MODULES, darwin_host, linux_tree
 from tests.suites.sensor_suite import SensorSuite, empty_host
 
 LINUX = (MemoryLinux, PressureLinux, CgroupLinux, ThermalZones, ThrottleCounters, HardwareMonitors)
@@ -35,6 +37,8 @@ DARWIN = (
     ProcessInfo,
     Pmset,
     Macmon,
+    MacmonLib,
+    EnergyDarwin,
 )
 BUILDERS: tuple[Callable[[Host], Sensor], ...] = (*LINUX, *DARWIN)
 
@@ -52,7 +56,7 @@ class TestLinuxSensors(SensorSuite):
 class TestDarwinSensors(SensorSuite):
     @pytest.fixture(params=DARWIN)
     def sensor(self, request: pytest.FixtureRequest, tmp_path: Path) -> Sensor:
-        return request.param(darwin_host(tmp_path))
+        return request.param(darwin_host(tmp_path, modules=MODULES))
 
     @pytest.fixture(params=DARWIN)
     def deaf(self, request: pytest.FixtureRequest, tmp_path: Path) -> Sensor:
