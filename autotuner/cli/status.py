@@ -107,13 +107,13 @@ def lines(document: dict[str, Any], address: Address | None, advice: list[Advice
             yield f"  last: {run['last_what']}{_not_made(run)}: {run['last_why']}"
 
 
-def _not_made(run: dict[str, Any]) -> str:
-    """What the mode kept from being done must not read as if it had been."""
 def _slowdown(run: dict[str, Any], machine: dict[str, Any]) -> str:
     """What run and system say of throttling; a daemon of an earlier version tells nothing."""
     return "" if run["state"] == "ended" else told(run.get("slowdown_ratio"), run.get("slow", False), machine["thermal_level"])
 
 
+def _not_made(run: dict[str, Any]) -> str:
+    """What the mode kept from being done must not read as if it had been."""
     kept = run.get("mode") in ("observe", "advise") and run["last_what"] != "hold" and run.get("policy") != "you"
     return f" (not made: mode {run['mode']})" if kept else ""
 

@@ -186,13 +186,13 @@ def _state(run: RunSnapshot) -> Markup:
     return numbers(shown)
 
 
-def numbers(shown: Iterable[tuple[str, str]]) -> Markup:
 def _slowdown(run: RunSnapshot, machine: MachineState) -> Markup | None:
     """What run and system say of throttling; nothing of a run that has ended, whose steps are no news."""
     words = "" if run.state == "ended" else told(run.slowdown_ratio, run.slow, machine.thermal_level)
     return tag("div", f"Speed: {words}", class_="small") if words else None
 
 
+def numbers(shown: Iterable[tuple[str, str]]) -> Markup:
     """Names with their values, side by side."""
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in shown), class_="numbers")
 
