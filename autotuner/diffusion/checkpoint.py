@@ -81,6 +81,8 @@ def restore(trainer: Trainer, path: Path) -> None:
     if document["stage"] > len(ladder):
         raise CheckpointError(f"{path}: in distillation stage {document['stage']}; student_ladder {ladder!r} has no such stage")
     restore_teacher(trainer, vectors, path)
+    trainer.restart_clock()
+    stages.forget_student()
     try:
         if "student.weights" in vectors:
             stages.objective = document.get("objective", stages.objective)
@@ -108,6 +110,17 @@ def restore(trainer: Trainer, path: Path) -> None:
     trainer.restore_knobs(document["knobs"], document["changes"])
     for draft in path.parent.glob(f".{path.stem}.*.safetensors"):  # what a kill left of a save
         draft.unlink(missing_ok=True)
+
+
+def go_back(trainer: Trainer, path: Path) -> None:
+    """Put a training that runs back to ``path``, between two steps; raises CheckpointError, and then it goes on as it was.
+
+    The knobs in force stay: the daemon and its memory model know them, not those of the checkpoint.
+    """
+    held, movers = trainer.knobs.to_dict(), {change.knob: change.by for change in trainer.knobs.changes}
+    restore(trainer, path)
+    for name, value in held.items():
+        trainer.change(name, value, movers.get(name, "script"))
 
 
 def read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:

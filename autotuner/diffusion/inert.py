@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -20,6 +21,12 @@ class Hook(Protocol):
 
     def set(self, name: str, value: float) -> None:
         """The script changed a knob itself."""
+
+    def on_save(self, callback: Callable[[Any], object]) -> None:
+        """What to do when people ask for a checkpoint."""
+
+    def on_restore(self, callback: Callable[[Any], object]) -> None:
+        """What to do when people ask to go back to one."""
 
     def report(self, step: int, loss: float, **fields: Any) -> Any:
         """One optimizer step."""
@@ -47,6 +54,12 @@ class NoRun:
 
     def set(self, name: str, value: float) -> None:
         """Nobody is told."""
+
+    def on_save(self, callback: Callable[[Any], object]) -> None:
+        """Nobody ever asks."""
+
+    def on_restore(self, callback: Callable[[Any], object]) -> None:
+        """Nobody ever asks."""
 
     def report(self, step: int, loss: float, **fields: Any) -> None:
         """Nobody is told."""

@@ -67,8 +67,12 @@ def _continued(config: TrainerConfig, path: Path) -> TrainerConfig:
 
 
 def drive(trainer: Trainer, path: Path, seen: Callable[[Progress], None]) -> None:
-    """Train to the end of the budget; ``seen`` gets every record, the checkpoint is written each minute and at the end."""
+    """Train to the end of the budget; ``seen`` gets every record.
+
+    The checkpoint is written each minute, at the end, and when people ask for it.
+    """
     saved = trainer.seconds
+    _offer_checkpoints(trainer, path.absolute())
     try:
         for progress in trainer.steps():
             seen(progress)
@@ -77,3 +81,19 @@ def drive(trainer: Trainer, path: Path, seen: Callable[[Progress], None]) -> Non
                 checkpoint.save(trainer, path)
     finally:
         checkpoint.save(trainer, path)
+
+
+def _offer_checkpoints(trainer: Trainer, path: Path) -> None:
+    """Let people ask for one, and go back to one; what fails is told by the hook, and training goes on."""
+
+    def save(asked: Any) -> None:
+        checkpoint.save(trainer, path)
+        asked.done(path, trainer.step)
+
+    def restore(asked: Any) -> None:
+        wanted = Path(asked.path) if asked.path else path
+        checkpoint.go_back(trainer, wanted)
+        asked.done(wanted, trainer.step)
+
+    trainer.run.on_save(save)
+    trainer.run.on_restore(restore)

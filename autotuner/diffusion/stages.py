@@ -121,6 +121,11 @@ class Stages:
             self.succeed(self.student.state.weights)
         self.stage, self.best = stage, None
 
+    def forget_student(self) -> None:
+        """As if no distillation had begun."""
+        self.student = self.frozen = self.best = None
+        self.self_taught, self.kept = False, {}
+
     def saw(self, gap: float) -> None:
         """The student as it is now was measured; a NaN is none."""
         if self.student is not None and self.stage and (self.best is None or gap < self.best[0]) and not math.isnan(gap):

@@ -121,7 +121,7 @@ class Trainer:
     def set_knob(self, name: str, value: float) -> None:
         """Change a knob from the script: in force from the next optimizer step on, and told to the daemon."""
         self._refuse_new_shape(name, value)
-        if self._change(name, value, "script"):
+        if self.change(name, value, "script"):
             self.run.set(name, value)
 
     def set_gradient_checkpointing(self, on: bool) -> None:
@@ -145,7 +145,7 @@ class Trainer:
         polled = self.run.poll()
         if polled is not None:
             for name, (_, new) in polled.changed.items():
-                self._change(name, new, "daemon")
+                self.change(name, new, "daemon")
             self.run.acknowledge(self.step + 1)
         if not self.run.guided:
             self._follow_plan()
@@ -167,13 +167,14 @@ class Trainer:
         return self.course.verdict(self.knobs.whole("distill"), self.knobs.changes, self.evaluations)
 
     def _plan(self, name: str, value: float, by: str = "plan") -> None:
-        if self._change(name, value, by):
+        if self.change(name, value, by):
             self.run.set(name, value)
 
     def _only_the_plan_moved(self, name: str) -> bool:
         return all(change.by in ("plan", "gate") for change in self.knobs.changes if change.knob == name)
 
-    def _change(self, name: str, value: float, by: str) -> bool:
+    def change(self, name: str, value: float, by: str) -> bool:
+        """Put a value in force from the next step on, without a word to the hook; whether anything changed."""
         changed = self.knobs.change(name, value, self.step + 1, self.seconds, by)
         if changed and name in _EFFECTS:
             _EFFECTS[name](self, value)
@@ -186,6 +187,11 @@ class Trainer:
         self.knobs.restore(values, changes)
         self._limit_cache(self.knobs["cache_limit"])
         self._set_density(self.knobs["timestep_density"])
+
+    def restart_clock(self) -> None:
+        """What has passed no longer counts: a checkpoint says how much of the budget is spent, and the next look is soon."""
+        self._began = None if self._began is None else self._clock()
+        self._looks = Looks(self.config)
 
     def _enter_stage(self, value: float) -> None:
         before = self.stages.stage
@@ -326,16 +332,9 @@ class Trainer:
     def _report(self, loss: float, took: float, memory: tuple[int, int, int], flags: int) -> None:
         active, cache, peak = memory
         self.run.report(
-            self.step,
-            loss,
-            images=self.images,
-            step_seconds=took,
-            active_bytes=active,
-            cache_bytes=cache,
-            peak_bytes=peak,
-            stage=self.stages.stage,
-            flags=flags,
-        )
+            self.step, loss, images=self.images, step_seconds=took, active_bytes=active, cache_bytes=cache, peak_bytes=peak,
+            stage=self.stages.stage, flags=flags,
+        )  # fmt: skip
 
     def _snapshot_if_due(self) -> None:
         due = int(self.budget_used * self.config.ema_snapshots)
