@@ -19,23 +19,33 @@ NETWORKS = {
 }
 
 
-def gradient(trainer, micro_batch=16, checkpointing=False):
-    """Gradient at weights off their zeros, the loss, and the peak of memory above what was held before."""
+IMAGES, REPEATS = 64, 5
+
+
+def gradient(trainer, micro_batch=IMAGES, checkpointing=False):
+    """Gradient at weights off their zeros, and the least peak of memory above what was held before.
+
+    The least of several: how far building the graph runs ahead of working it off is for the machine's scheduler to say.
+    """
     learner = trainer.stages.teacher
     moved = learner.state.weights + 0.05 * mx.random.normal(learner.state.weights.shape, key=mx.random.key(1))
     learner.restore(learner.state._replace(weights=moved))
     learner.set_gradient_checkpointing(checkpointing)
     dataset = trainer.dataset
-    drawn = trainer.stages.draw(dataset.images[:16], dataset.labels[:16], 0, 2)
+    drawn = trainer.stages.draw(dataset.images[:IMAGES], dataset.labels[:IMAGES], 0, 2)
     mx.eval(drawn, learner.state)
-    mx.clear_cache()
-    mx.reset_peak_memory()
-    held = mx.get_active_memory()
-    for start in range(0, 16, micro_batch):
-        learner.accumulate(micro_batch / 16, *(array[start : start + micro_batch] for array in drawn))
-    mx.eval(learner.pending)
+    peaks = []
+    for _ in range(REPEATS):
+        learner.pending = None
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        held = mx.get_active_memory()
+        for start in range(0, IMAGES, micro_batch):
+            learner.accumulate(micro_batch / IMAGES, *(array[start : start + micro_batch] for array in drawn))
+        mx.eval(learner.pending)
+        peaks.append(mx.get_peak_memory() - held)
     factor = float(learner.state.scale[0]) if learner.state.scale else 1.0
-    return np.array(learner.pending.gradient) / factor, mx.get_peak_memory() - held
+    return np.array(learner.pending.gradient) / factor, min(peaks)
 
 
 def error(found, expected):
@@ -150,7 +160,7 @@ def test_a_step_that_overflows_in_training_is_skipped_and_counted(make_trainer, 
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("micro_batch", [16, 8])
+@pytest.mark.parametrize("micro_batch", [IMAGES, IMAGES // 2])
 def test_recomputed_activations_give_the_same_gradients_with_less_memory(make_trainer, network, micro_batch):
     expected, peak = gradient(make_trainer(**NETWORKS[network]), micro_batch)
     found, lower = gradient(make_trainer(**NETWORKS[network]), micro_batch, checkpointing=True)
