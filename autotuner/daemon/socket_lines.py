@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from autotuner.hook.checkpoint import LONGEST_TEXT_BYTES
 from autotuner.messages import OUTCOMES
 
 LONGEST_LINE_BYTES = 65_536
@@ -90,6 +91,8 @@ MESSAGES: dict[str, dict[str, Field]] = {
         "max_shapes": _whole(1, 64, default=8),
         "shape_dwell_steps": _whole(0, 1_000_000, default=10),
         "max_pixels": _whole(1, LARGEST_WHOLE),
+        "can_save": _truth(),
+        "can_restore": _truth(),
     },
     "resume": {"run": _words(200, required=True)},
     "report": {
@@ -117,6 +120,12 @@ MESSAGES: dict[str, dict[str, Field]] = {
     },
     "acknowledge": {"revision": _whole(1, LARGEST_WHOLE, required=True), "step": _STEP, "refused": _truth()},
     "set": {"step": _STEP, "values": _object(required=True)},
+    "checkpoint": {
+        "request": _whole(1, LARGEST_WHOLE, required=True),
+        "step": _STEP,
+        "path": _words(LONGEST_TEXT_BYTES),
+        "failed": _words(LONGEST_TEXT_BYTES),
+    },
     "end": {"outcome": Field(lambda value: value in OUTCOMES, ", ".join(OUTCOMES), "finished")},
 }
 """Kind of a message to its fields; docs/protocol.md is tested to name them all."""

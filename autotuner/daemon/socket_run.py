@@ -13,6 +13,7 @@ from autotuner.daemon.socket_lines import KNOB, LineError, checked
 from autotuner.daemon.socket_peer import Peer
 from autotuner.errors import DeclarationError, ProtocolError
 from autotuner.hook.bounds import NOT_TUNABLE, Bounds
+from autotuner.hook.checkpoint import KINDS, Answer, declare_ability, request_on, write_answer
 from autotuner.hook.files import make_run_directory, replace_text
 from autotuner.hook.held import HeldFile
 from autotuner.hook.page import PageReader, Revision, create_page
@@ -42,6 +43,9 @@ _FLAGS = {
 }
 
 
+_NOT_DECLARED = ("name", "knobs", "shape_dwell_steps", *(f"can_{kind}" for kind in KINDS))
+
+
 class SocketRun:
     """One declared run: what the client says goes into the ring, what the page asks for goes to the client."""
 
@@ -52,6 +56,9 @@ class SocketRun:
         self._knobs = declaration.knobs
         self._ring = ring
         self._page = PageReader(directory / PAGE)
+        self._answers = HeldFile(directory / PAGE, os.O_RDWR)
+        self._words = self._page.words()
+        """As at the last look: a request of before this connection may have been told, and is not told twice."""
         # Held as long as the connection: the kernel lets it go whatever becomes of client or daemon (see ``run_files``).
         self._mark = HeldFile(directory / SOCKET_MARK, os.O_RDONLY)
         fcntl.flock(self._mark.number, fcntl.LOCK_SH)
@@ -74,7 +81,7 @@ class SocketRun:
                 knobs.append(declare(name, knob["start"], knob["values"], knob["effect"]))
             except (DeclarationError, TypeError) as error:
                 raise LineError(f"knobs.{name}"[:80], str(error)[:500]) from None
-        rest = {name: value for name, value in fields.items() if name not in ("name", "knobs", "shape_dwell_steps")}
+        rest = {name: value for name, value in fields.items() if name not in _NOT_DECLARED}
         directory = make_run_directory(state, fields["name"], unix)
         try:
             start = process_start(peer.pid) or 0.0
@@ -85,6 +92,7 @@ class SocketRun:
                 raise LineError("", str(error)) from None
             ring = RingWriter(directory / RING)
             create_page(directory / PAGE, declaration.start, now)
+            declare_ability(HeldFile(directory / PAGE, os.O_RDWR), [kind for kind in KINDS if fields[f"can_{kind}"]])
             replace_text(directory / SOCKET_MARK, f"{fields['shape_dwell_steps']}\n")
             run = cls(declaration, directory, ring, fields["shape_dwell_steps"], declaration.start)
             replace_text(directory / DECLARATION, declaration.to_json())
@@ -170,6 +178,15 @@ class SocketRun:
         self._bounds.use(self._positions, fields["step"])
         self._answer(self._revision, fields["step"], now)
 
+    def checkpoint(self, fields: dict[str, Any], now: float) -> None:
+        """The client has saved or restored, or could not; raises LineError for any request but the last one."""
+        request = request_on(self._page.read())
+        if request is None or fields["request"] != request.number:
+            waited = f"the last request was {request.number}" if request else "nothing was asked"
+            raise LineError("request", f"request is {fields['request']}; {waited}")
+        text = fields["failed"] or fields["path"]
+        write_answer(self._answers, Answer(request.number, request.asked_unix, fields["step"], not fields["failed"], text))
+
     def end(self, fields: dict[str, Any], now: float) -> None:
         """The run is over."""
         self._ring.goodbye(Goodbye(now, OUTCOMES.index(fields["outcome"])))
@@ -190,6 +207,17 @@ class SocketRun:
             return None
         self._sent = asked
         return {"type": "knobs", "revision": asked.number, "values": self._bounds.values(asked.positions)}
+
+    def request(self) -> dict[str, Any] | None:
+        """What the client is to be asked for now, if anything: once, at its own safe point."""
+        words, before = self._page.words(), self._words
+        if words[8:] == before[8:]:
+            return None
+        self._words = words
+        request = request_on(self._page.read())
+        if request is None or not request.kind:
+            return None
+        return {"type": "checkpoint", "request": request.number, "kind": request.kind, "path": request.path}
 
     def _answer(self, revision: int, step: int, now: float, code: int = 0) -> None:
         assert code in REFUSALS

@@ -59,12 +59,12 @@ class Session:
         if self.run is None:
             return
         try:
-            news = self.run.news(now)
+            told = self.run.news(now), self.run.request()
         except OSError as error:
             self._lose(error)
             return
-        if news is not None:
-            self._say(news)
+        for message in filter(None, told):
+            self._say(message)
 
     def _line(self, line: bytes, now: float, unix: float) -> None:
         if not line.strip():
