@@ -54,7 +54,7 @@ def find(name: str) -> Knob:
     try:
         return _BY_NAME[name]
     except KeyError:
-        raise DeclarationError(f"unknown knob {name!r}; known knobs: {', '.join(KNOB_NAMES)}") from None
+        raise DeclarationError(f"unknown knob {name!r:.80}; known knobs: {', '.join(KNOB_NAMES)}") from None
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def declare(name: str, start: float, values: tuple[float, ...] | list[float], ef
         if not is_number or not knob.lower <= value <= knob.upper or (knob.integer and value != int(value)):
             kind = "a whole number" if knob.integer else "a number"
             raise DeclarationError(
-                f"knob {name!r}: value {value!r}; allowed is {kind} from {knob.lower} to {knob.upper} {knob.unit}"
+                f"knob {name!r}: value {value!r:.80}; allowed is {kind} from {knob.lower} to {knob.upper} {knob.unit}"
             )
     if start not in ladder:
-        raise DeclarationError(f"knob {name!r}: starts at {start!r}, which is not on its ladder {list(ladder)}")
+        raise DeclarationError(f"knob {name!r}: starts at {start!r:.80}, which is not on its ladder {list(ladder)}")
     if effect not in EFFECTS:
-        raise DeclarationError(f"knob {name!r}: effect {effect!r}; allowed: {', '.join(EFFECTS)}")
+        raise DeclarationError(f"knob {name!r}: effect {effect!r:.80}; allowed: {', '.join(EFFECTS)}")
     return KnobDeclaration(name, ladder, ladder.index(start), effect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import struct
 from pathlib import Path
@@ -88,6 +89,31 @@ def rings(draw: st.DrawFn) -> bytes:
     return draw(damaged(data)) if draw(st.booleans()) else data
 
 
+def _intact(data: bytes, capacity: int) -> set[int]:
+    """Numbers of the records that may be read, found slot by slot as docs/protocol.md says."""
+    numbers = set()
+    for slot in range(capacity):
+        record = data[HEADER_BYTES + slot * 128 :][:128]
+        sequence, kind, version = _HEAD.unpack_from(record)
+        crc, last = struct.unpack_from("<IQ", record, 116)
+        used = _HEAD.size + LAYOUTS[kind].size if kind in LAYOUTS else 0
+        if (
+            used
+            and version == PROTOCOL_VERSION
+            and sequence == last
+            and crc32(record[:used]) == crc
+            and sequence % capacity == slot
+        ):
+            numbers.add(sequence)
+    return numbers
+
+
+def _beginning(data: bytes, capacity: int, known: int) -> int:
+    """How many records must be read: those that follow ``known`` without a gap, whatever comes after them."""
+    numbers = _intact(data, capacity)
+    return next(count for count in itertools.count() if known + 1 + count not in numbers)
+
+
 class RingInput:
     """A reader never believes a damaged record, a tick follows whatever is intact, and every page can be served."""
 
@@ -120,6 +146,7 @@ class RingInput:
             records = reader.read()
             assert len(records) <= reader.capacity
             assert reader.lost >= 0
+            assert _beginning(data, reader.capacity, known) <= len(records) <= len(_intact(data, reader.capacity))
             assert reader.read() == []
         except ProtocolError:
             pass

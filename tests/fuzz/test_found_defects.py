@@ -24,6 +24,7 @@ from autotuner.errors import ArtefactError, AutotunerError, ConfigurationError, 
 from autotuner.hook.page import LAST_REVISION, PageWriter, create_page
 from autotuner.hook.ring import HEADER_BYTES, MAX_CAPACITY, RingReader, RingWriter
 from autotuner.journal import Journal, Reader, RunRecord
+from autotuner.knobs import declare
 from autotuner.messages import Evaluation, Sample
 from tests.fuzz.artefact_input import CARD, SHAPES
 from tests.fuzz.damage import deep
@@ -82,6 +83,15 @@ def test_the_home_of_nobody_is_told_by_its_variable():
 def test_a_declaration_that_cannot_be_written_again_or_shown_is_refused(change):
     with pytest.raises(DeclarationError):
         replace(DECLARATION, **change).check()
+
+
+@pytest.mark.parametrize(
+    "knob", [("x" * 5000, 1, [1]), ("pace", 10**400, [1]), ("pace", 1, ["9" * 5000]), ("pace", 1, [1], "x" * 5000)]
+)
+def test_a_knob_that_is_refused_is_told_in_a_readable_length(knob):
+    with pytest.raises(DeclarationError) as error:
+        declare(*knob)
+    assert len(str(error.value)) < 500
 
 
 def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path):
