@@ -18,8 +18,8 @@ calibration: others then shared caches or pipelines.
 
 ``alone``, ``best_static`` and ``hand`` have no daemon: their hook writes its ring, which the driver reads, and nobody answers.
 A run ends when it has met the target. One that never does counts with its budget (a restricted mean time). Heat and memory
-are false, the learning is true; ``oom`` counts how often memory held at once rose above 1.4 times the limit, which here
-kills nobody.
+are false, the learning is true; ``oom`` counts the runs in which memory held at once rose above 1.4 times the limit,
+which here kills nobody.
 The last line is JSON.
 """
 

@@ -136,7 +136,7 @@ def table(lines: Sequence[Line], arms: Sequence[str], target: float) -> list[str
             f"{np.mean([seconds for seconds, _ in times]):.2f}",
             _mean(rows, "held_out_loss", ".4f"),
             _mean(rows, "teacher_quality", ".1f"),
-            f"{sum(row['oom'] for row in rows)}",
+            f"{sum(row['oom'] > 0 for row in rows)}",
             _mean(rows, "pressure_seconds", ".1f"),
             _mean(rows, "heat_seconds", ".1f"),
             _mean(rows, "changes", ".1f"),
@@ -205,7 +205,10 @@ def draw_picture(lines: Sequence[Line], ours: str, arms: Sequence[str], target: 
 
 
 def summary(lines: Sequence[Line], ours: str, arms: Sequence[str], target: float) -> Line:
-    """The numbers of the issue: gains are shares of time saved, null where there are no pairs."""
+    """The claims of the protocol: gains are shares of time saved, null where there are no pairs.
+
+    ``oom`` counts the runs in which memory ran out: once is as bad as often, since the first time would have ended it.
+    """
     mine = [line for line in lines if line["arm"] == ours]
 
     def middle(other: str, group: str) -> Estimate | None:
@@ -222,7 +225,7 @@ def summary(lines: Sequence[Line], ours: str, arms: Sequence[str], target: float
         "vs_rules": 0.0 if ours == "rules" else rules and gain(rules.value),
         "bad_start_speedup": bad and math.exp(bad.value),
         "pairs": disturbed.count if disturbed else 0,
-        "oom": sum(line["oom"] for line in mine),
+        "oom": sum(line["oom"] > 0 for line in mine),
         "diverged": sum(map(diverged, mine)),
         "failed": sum(line["failure"] != "" for line in mine),
         "winner": winner(lines, arms, target),

@@ -152,3 +152,10 @@ def test_the_picture_has_a_row_for_each_type_that_was_run(tmp_path):
 
     one = paired(10.0, "hold")
     assert height(one) < height(one + paired(10.0, "hold", kind="memory"))
+
+
+def test_memory_that_runs_out_often_in_one_run_is_one_run():
+    lines = [line("rules", 10.0, seed=1, oom=5), line("rules", 10.0, seed=2), line("hold", 20.0, seed=1, oom=1)]
+    assert analysis.summary(lines, "rules", ["rules", "hold"], TARGET)["oom"] == 1
+    [_, rules, hold] = [text.split() for text in analysis.table(lines, ["rules", "hold"], TARGET)]
+    assert (rules[7], hold[7]) == ("1", "1")  # after scenario, arm, runs, reached, seconds, loss and quality
