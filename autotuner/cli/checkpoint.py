@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     with Reader(journal_path(state)) as reader:
         found = reader.find_run(arguments.RUN)
     request = RequestRecord(SAVE if arguments.restore is None else RESTORE, found.run_id, path, time.time())
-    return tell(arguments, ask_daemon(state, request, wait_seconds=config.checkpoint_seconds + WAIT_SECONDS))
+    answered = ask_daemon(state, request, wait_seconds=config.checkpoint_seconds + WAIT_SECONDS)
+    return tell(arguments, answered, path=answered.subject)
 
 
 def _checked(text: str) -> str:

@@ -13,6 +13,7 @@ from autotuner.cli.status import HEATS, PRESSURES, word
 from autotuner.cli.text import clock, day, duration, number, percent, size
 from autotuner.controller.actions import ACTIONS
 from autotuner.errors import AutotunerError
+from autotuner.hook.checkpoint import KINDS
 from autotuner.journal import ChangeRecord, DecisionRecord, PinRecord, Reader, RequestRecord, RunRecord, journal_path
 from autotuner.knobs import find
 
@@ -87,7 +88,9 @@ def _lines(
     if knobs:
         yield f"in force at step {found.step}: {knobs}"
     for pin in pins:
-        yield f"pinned by {pin.origin}: {pin.knob}" + (f" at {pin.value:g}" if pin.value is not None else "")
+        yield f"pinned by {pin.origin}: {pin.knob}" + (
+            f" at {find(pin.knob).shown(pin.value)}" if pin.value is not None else ""
+        )
     # A decision that became a change of the same moment is told by the change.
     made = {decision.time_unix: decision for decision in decisions}
     told = {change.intended_unix for change in changes}
@@ -99,8 +102,8 @@ def _lines(
         for change in changes
     ]
     events += [(d.time_unix, [*_decision(d), *_around(d, context)]) for d in decisions if d.time_unix not in told]
-    # What was done is told by its change.
-    events += [(r.asked_unix, _request(r)) for r in requests if r.answered_unix is not None and not r.done]
+    # A change that was made is told by itself.
+    events += [(r.asked_unix, _request(r)) for r in requests if r.answered_unix and (r.kind in KINDS or not r.done)]
     if not events:
         yield "nothing was changed or refused so far"
     for time, block in sorted(events, key=lambda event: event[0])[-last:]:
@@ -166,7 +169,8 @@ def _effect(change: ChangeRecord) -> Iterator[str]:
 
 
 def _request(request: RequestRecord) -> list[str]:
-    return [f"you asked to {request.kind} {request.subject}".rstrip() + "  [refused]", f"why: {request.answer}"]
+    asked = f"you asked to {request.kind} {request.subject}".rstrip()
+    return [f"{asked}  [done]", request.answer] if request.done else [f"{asked}  [refused]", f"why: {request.answer}"]
 
 
 def _decision(decision: DecisionRecord) -> list[str]:

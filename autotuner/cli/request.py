@@ -33,8 +33,9 @@ def running(state: Path) -> Address:
     return address
 
 
-def tell(arguments: argparse.Namespace, answered: RequestRecord) -> int:
-    """Print the answer; 1 when the request was refused."""
+def tell(arguments: argparse.Namespace, answered: RequestRecord, **more: str) -> int:
+    """Print the answer, with ``more`` in the document; 1 when the request was refused."""
     document = {"done": bool(answered.done), "answer": answered.answer, "run_id": answered.run_id, "kind": answered.kind}
-    show(arguments, document, answered.answer if answered.done else f"refused: {answered.answer.removeprefix('refused: ')}")
+    words = answered.answer if answered.done else f"refused: {answered.answer.removeprefix('refused: ')}"
+    show(arguments, document | more, words)
     return OK if answered.done else FOUND_WRONG

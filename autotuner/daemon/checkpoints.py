@@ -65,8 +65,8 @@ def recall(run: MonitoredRun, moment: Moment) -> None:
     record = run.journal.request(request.number) if request is not None else None
     if request is None or record is None or (record.run_id, record.asked_unix) != (run.run_id, request.asked_unix):
         return
-    if record.kind in KINDS and not record.done:
-        overdue = record.answered_unix is not None
+    overdue = not request.kind  # it was withdrawn
+    if record.kind in KINDS and not record.done and (overdue or record.answered_unix is None):
         run.checkpoint = Waited(record, replace(request, kind=record.kind), moment.now, overdue)
 
 

@@ -1,14 +1,16 @@
 """Checkpoints that people ask a run for: asked once, waited for, reported when nobody answers, never forced."""
 
+import json
 import os
 
 import pytest
 
+from autotuner.cli import main
 from autotuner.daemon.checkpoints import told
 from autotuner.daemon.exporter import Tick, render
 from autotuner.daemon.modes import switch_off
 from autotuner.daemon.status_page import status_page
-from autotuner.hook.checkpoint import Answer, declare_ability, request_on, write_answer
+from autotuner.hook.checkpoint import Answer, answer_on, declare_ability, request_on, write_answer
 from autotuner.hook.held import HeldFile
 from autotuner.journal import Journal, RequestRecord
 from tests.suites.fake_run import FakeRun
@@ -282,3 +284,64 @@ def test_switched_off_nothing_is_asked(started, cats, tmp_path):
     daemon.tick(at(3.0))
     assert not seen(daemon, number)[0]
     assert cats.request is None
+
+
+def test_a_failure_that_was_written_down_is_not_told_again_after_a_restart(started, cats):
+    daemon = started()
+    daemon.tick(at(1.0))
+    number = ask(daemon, 1.5)
+    daemon.tick(at(2.0))
+    cats.answer(False, "no room")
+    daemon.tick(at(3.0))
+    daemon = started(100.0)
+    daemon.tick(at(101.0))
+    assert seen(daemon, number) == (False, "cats-1 could not save at step 7: no room")
+    assert daemon.live["cats-1"].checkpoint is None
+
+
+def test_the_command_waits_for_the_run_and_explain_tells_it(started, cats, tmp_path, monkeypatch, capsys):
+    """Ask, answer, and read: words, the document, and exit codes."""
+    daemon = started()
+    daemon.tick(at(1.0))
+    monkeypatch.setattr("autotuner.cli.checkpoint.running", lambda state: None)
+    monkeypatch.setattr("autotuner.cli.request.running", lambda state: None)
+    monkeypatch.setattr("autotuner.cli.checkpoint.time.time", lambda: UNIX + 1.5)
+    outcomes = iter((True, False))
+
+    def look(seconds):
+        """The daemon's tick and the script's answer while the command waits."""
+        daemon.tick(at(2.0))
+        if cats.request is not None and answer_on(cats.page.read()) is None:
+            cats.answer(next(outcomes), "/out/a")
+
+    monkeypatch.setattr("autotuner.daemon.wishes.time.sleep", look)
+    assert main(["checkpoint", "cats", "--state-dir", str(tmp_path), "--json"]) == 0
+    out = capsys.readouterr().out
+    said = json.loads(out[out.index('{\n "done"') :])  # behind the daemon's log
+    assert (said["done"], said["path"], said["answer"]) == (True, "/out/a", "cats-1 saved step 7 to /out/a")
+    assert main(["explain", "cats", "--state-dir", str(tmp_path), "--short"]) == 0
+    assert "you asked to save /out/a  [done]" in capsys.readouterr().out
+
+
+def test_the_command_tells_a_refusal_by_its_exit_code(started, tmp_path, monkeypatch, capsys):
+    Cats(tmp_path)
+    daemon = started()
+    daemon.tick(at(1.0))
+    monkeypatch.setattr("autotuner.cli.checkpoint.running", lambda state: None)
+    monkeypatch.setattr("autotuner.cli.request.running", lambda state: None)
+    monkeypatch.setattr("autotuner.cli.checkpoint.time.time", lambda: UNIX + 1.5)
+    monkeypatch.setattr("autotuner.daemon.wishes.time.sleep", lambda seconds: daemon.tick(at(2.0)))
+    assert main(["checkpoint", "cats", "--restore", "--state-dir", str(tmp_path)]) == 1
+    assert "its script has declared neither" in capsys.readouterr().out
+
+
+def test_without_a_daemon_nothing_is_asked(started, cats, tmp_path, capsys):
+    started().tick(at(1.0))
+    assert main(["checkpoint", "cats", "--state-dir", str(tmp_path)]) == 4
+    assert "no daemon is running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["a" * 2000, "a\nb"])
+def test_a_path_that_fits_no_page_is_refused(tmp_path, path, capsys):
+    assert main(["checkpoint", "cats", "--state-dir", str(tmp_path), "--restore", path]) == 1
+    assert "allowed are 1024" in capsys.readouterr().err
