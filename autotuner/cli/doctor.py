@@ -1,21 +1,20 @@
-"""``autotuner doctor``: one line a check, OK, WARN or FAIL, with what to do about it."""
+"""``autotuner doctor``: one line a check, OK, NONE, WARN or FAIL, with what to do about it."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from autotuner.cli import EXTRA_OF, FOUND_WRONG, OK
+from autotuner.cli.doctor_sensors import sensors
+from autotuner.cli.finding import FAIL, GOOD, WARN, Finding
 from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.status import ask
@@ -24,22 +23,12 @@ from autotuner.config import Config
 from autotuner.errors import AutotunerError, ConfigurationError
 from autotuner.journal import Reader, journal_path
 
-GOOD, WARN, FAIL = "OK", "WARN", "FAIL"
 LOW_DISK_BYTES = 2**30
 CHILD_SECONDS = 60.0
 _MLX_CHECK = (
     "from autotuner.diffusion import blas; s = blas.status(); import mlx.core as mx; "
     "print(s.healthy, f'MLX {mx.__version__} on {mx.default_device()}: {s.sentence}', sep='|')"
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the answer."""
-
-    level: str
-    subject: str
-    text: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +64,7 @@ _LOST_WITHOUT = {
     "apscheduler": "the daemon does not start",
     "structlog": "the daemon does not start",
     "prometheus_client": "the daemon does not start",
+    "psutil": "the memory of a run that tells none is unknown",
     "numpy": "learned policies do not run",
     "optuna": "no architecture is proposed",
     "matplotlib": "there are no reports",
@@ -132,22 +122,6 @@ def _journal(config: Config) -> Iterator[Finding]:
         yield Finding(WARN, "journal", f"{aside.name} was damaged and moved aside; delete it when you do not need it")
 
 
-def _sensors(config: Config) -> Iterator[Finding]:
-    from autotuner.telemetry.registry import Registry
-
-    injected = Path(config.injected_readings).expanduser() if config.injected_readings else None
-    registry = Registry(injected=injected)
-    now = time.monotonic()
-    machine = registry.sample(now)
-    for status in registry.statuses(now):
-        said = f"{status.source} ({status.seconds * 1000:.1f} ms)" if status.up else f"{status.source}: {status.reason}"
-        yield Finding(GOOD if status.up else WARN, f"sensor {status.name}", said)
-    if machine.memory_available_bytes is None:
-        yield Finding(FAIL, "memory", "no sensor tells how much memory is available: nothing that needs memory is raised")
-    if machine.thermal_level is None:
-        yield Finding(WARN, "heat", "no sensor tells the heat level: pace is not lowered for heat")
-
-
 def _policy(config: Config) -> Iterator[Finding]:
     from autotuner.daemon.policies import resolve_policy, shipped_artefacts
 
@@ -188,16 +162,15 @@ def _hazards(config: Config) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
-    _installation, _state_directory, _daemon, _journal, _sensors, _hazards, _policy, _engine,
+    _installation, _state_directory, _daemon, _journal, sensors, _hazards, _policy, _engine,
 )  # fmt: skip
 
 
 def _record(arguments: argparse.Namespace) -> int:
-    from autotuner.telemetry.record import record
-    from autotuner.telemetry.registry import Registry
+    from autotuner.cli.doctor_record import write_record
 
     path: Path = arguments.record
-    path.write_text(json.dumps(record(Registry()), indent=1, sort_keys=True) + "\n")
+    write_record(path)
     words = f"{path}: what the sensors of this machine read, without names and environment; look at it before you send it"
     show(arguments, {"file": path}, words)
     return OK

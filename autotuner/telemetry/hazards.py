@@ -38,15 +38,8 @@ class Hazard:
 
 def hazards(host: Host, platform: str = sys.platform, temporary: Path | None = None) -> list[Hazard]:
     """Every check of this platform; one that cannot be made says so, and is not grave."""
-    checks: list[tuple[str, Callable[[Host], Hazard]]] = []
-    if platform == "darwin":
-        checks = [
-            ("display", display),
-            ("power mode", power_mode),
-            ("power source", power_source),
-            ("wired limit", wired_limit),
-        ]
-    found = [_asked(subject, check, host) for subject, check in checks]
+    checks = DARWIN_HAZARDS if platform == "darwin" else {}
+    found = [_asked(name.replace("_", " "), check, host) for name, check in checks.items()]
     return [*found, temporary_directory(temporary or Path(tempfile.gettempdir()), SOCKET_PATH_BYTES.get(platform, 108))]
 
 
@@ -66,7 +59,9 @@ def display(host: Host) -> Hazard:
     library.CGDisplayIsAsleep.argtypes = [ctypes.c_uint32]
     library.CGDisplayIsAsleep.restype = ctypes.c_int
     main = int(library.CGMainDisplayID())
-    if main == 0 or library.CGDisplayIsAsleep(main):
+    asleep = bool(library.CGDisplayIsAsleep(main)) if main else None
+    host.note("CGMainDisplayID, CGDisplayIsAsleep", f"{main} {asleep}")
+    if main == 0 or asleep:
         return Hazard("display", False, "off: macOS has no reason to end long work of the GPU")
     return Hazard(
         "display",
@@ -119,6 +114,15 @@ def wired_limit(host: Host) -> Hazard:
         least = f"{LEAST_REST_BYTES / 2**30:g}"
         return Hazard("wired limit", True, f"{text}; Macs froze with less than {least}: `sudo sysctl iogpu.wired_limit_mb=0`")
     return Hazard("wired limit", False, text)
+
+
+DARWIN_HAZARDS: dict[str, Callable[[Host], Hazard]] = {
+    "display": display,
+    "power_mode": power_mode,
+    "power_source": power_source,
+    "wired_limit": wired_limit,
+}
+"""What is asked of a Mac, by the name that a recording calls it."""
 
 
 def temporary_directory(path: Path, socket_bytes: int) -> Hazard:

@@ -7,9 +7,12 @@ import platform
 import pwd
 import re
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotuner.telemetry.hazards import DARWIN_HAZARDS, Hazard
 from autotuner.telemetry.host import Host
 from autotuner.telemetry.process import footprint
 from autotuner.telemetry.registry import Registry
@@ -22,17 +25,28 @@ EXTRA_COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("/usr/bin/sw_vers",),
         ("/usr/sbin/sysctl", "hw.model", "machdep.cpu.brand_string", "iogpu.wired_limit_mb"),
         ("/usr/bin/memory_pressure", "-Q"),
-        ("/usr/bin/pmset", "-g"),
-        ("/usr/bin/pmset", "-g", "batt"),
+        ("/usr/sbin/ioreg", "-r", "-d", "1", "-w", "0", "-c", "IOAccelerator"),
     ),
 }
-"""Not read by any sensor, but told apart by them: which machine it is, and in which power mode."""
+"""Read by no sensor: which machine it is, what its own tool says of memory, and how often its GPU was reset."""
 
 
-def record(registry: Registry) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Something beside sensors that is asked once: what is asked, and a call that answers in values of JSON.
+
+    The call raises Unavailable with the reason; anything else that it raises is recorded as a defect.
+    """
+
+    source: str
+    ask: Callable[[], Mapping[str, Any]]
+
+
+def record(registry: Registry, probes: Mapping[str, Probe] | None = None) -> dict[str, Any]:
     """Ask every sensor of the registry's platform once, fallbacks too, and keep both what it read and what it made of it.
 
-    The result is JSON-able and holds no environment, no host name, no user name and no home directory.
+    So it does with the hazards of the platform, and with ``probes``. The result is JSON-able and holds no environment, no host
+    name, no user name and no home directory.
     """
     raw: dict[str, str] = {}
     host = registry.host.recording(raw)
@@ -40,6 +54,8 @@ def record(registry: Registry) -> dict[str, Any]:
     sensors = {row.sensor.name: row.sensor for chain in registry.table(host) for row in chain.rows}
     readings = {name: _ask(sensor, now) for name, sensor in sensors.items()}
     readings["process_footprint"] = _ask_footprint(registry.platform, host)
+    readings |= {f"hazard_{name}": _ask_hazard(name, host) for name in _hazards_of(registry.platform)}
+    readings |= {name: _answer(probe.source, probe.ask) for name, probe in (probes or {}).items()}
     for command in EXTRA_COMMANDS.get(registry.platform, ()):
         _try_output(host, command)
     document = {
@@ -56,14 +72,30 @@ def record(registry: Registry) -> dict[str, Any]:
 
 
 def _ask(sensor: Sensor, now: float) -> dict[str, Any]:
+    return _answer(sensor.source, lambda: {reading.quantity: reading.value for reading in sensor.read(now)})
+
+
+def _answer(source: str, ask: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     began = time.perf_counter()
     try:
-        answer: dict[str, Any] = {"values": {reading.quantity: reading.value for reading in sensor.read(now)}}
+        answer: dict[str, Any] = {"values": dict(ask())}
     except Unavailable as error:
         answer = {"unavailable": str(error)}
     except Exception as error:  # a recording of a defect is the most useful one
         answer = {"defect": f"{type(error).__name__}: {error}"}
-    return {"source": sensor.source, "seconds": time.perf_counter() - began, **answer}
+    return {"source": source, "seconds": time.perf_counter() - began, **answer}
+
+
+def _hazards_of(platform_name: str) -> tuple[str, ...]:
+    return tuple(DARWIN_HAZARDS) if platform_name == "darwin" else ()
+
+
+def _ask_hazard(name: str, host: Host) -> dict[str, Any]:
+    def ask() -> dict[str, Any]:
+        hazard: Hazard = DARWIN_HAZARDS[name](host)
+        return {"grave": hazard.grave, "says": hazard.text}
+
+    return _answer("hazards", ask)
 
 
 def _ask_footprint(platform_name: str, host: Host) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class FakeDarwin:
             "hw.memsize": (16 * 2**30).to_bytes(8, "little"),
             "kern.memorystatus_level": (30).to_bytes(4, "little"),
             "kern.memorystatus_vm_pressure_level": (1).to_bytes(4, "little"),
+            "iogpu.wired_limit_mb": bytes(4),
             "vm.swapusage": b"".join(part.to_bytes(8, "little") for part in (4 * 2**30, 3 * 2**30, 2**30)) + bytes(8),
         }
         self.thermal_level = 0
@@ -63,6 +64,8 @@ class FakeDarwin:
         self.notify_register_check = lambda *arguments: self._register(*arguments)
         self.notify_get_state = lambda *arguments: self._state(*arguments)
         self.proc_pid_rusage = lambda *arguments: self._rusage(*arguments)
+        self.CGMainDisplayID = lambda: 7
+        self.CGDisplayIsAsleep = lambda which: 0
         self.objc_getClass = lambda name: 1 if name == b"NSProcessInfo" else None
         self.sel_registerName = lambda name: {b"processInfo": 2, b"thermalState": 3}[name]
         self.objc_msgSend = lambda receiver, selector: 4 if selector == 2 else self.thermal_state

@@ -19,7 +19,8 @@ def test_a_recording_of_a_mac_holds_every_sensor_raw_and_read(tmp_path: Path) ->
     document = record(registry)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     served = {row.sensor.name for chain in registry.chains for row in chain.rows}
-    assert set(document["readings"]) == served | {"process_footprint"}
+    hazards = {"hazard_display", "hazard_power_mode", "hazard_power_source", "hazard_wired_limit"}
+    assert set(document["readings"]) == served | {"process_footprint"} | hazards
     assert document["readings"]["thermal_notifyutil"]["values"] == {"thermal_level": 2}
     assert document["raw"]["sysctl kern.memorystatus_level"] == "1e000000"
     assert document["raw"]["/usr/bin/vm_stat"].startswith("Mach Virtual Memory Statistics")
