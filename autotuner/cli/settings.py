@@ -24,7 +24,7 @@ FLAGS: tuple[tuple[str, str, str], ...] = (
     ("observe-first", "N", "decisions for which the first run of a machine is only observed; 0 acts at once"),
     ("changes-per-hour", "N", "most changes of one run in an hour"),
     ("holdout", "SHARE", "share of runs left at the script's own values, to measure the gain; 0 measures nothing"),
-    ("retention-days", "DAYS", "how long telemetry, decisions and run directories are kept"),
+    ("retention-days", "DAYS", "how long telemetry, decisions and run directories are kept, in days that had a run"),
     ("propose-seconds", "S", "seconds between two proposals of an architecture"),
     ("checkpoint-seconds", "S", "how long a run may take to save or to restore until it counts as not answering"),
     ("injected-readings", "FILE", "scripted heat and memory of an experiment"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import shutil
 import signal
@@ -20,7 +21,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from autotuner.config import Config
 from autotuner.daemon.log import get_log
 from autotuner.errors import JournalError
-from autotuner.journal import Journal, journal_path
+from autotuner.journal import Journal, Reader, journal_path
+from autotuner.journal.reader import DAY_SECONDS
 
 PROPOSE_TIMEOUT_SECONDS = 300.0
 RETENTION_SECONDS = 86_400.0
@@ -83,8 +85,8 @@ class Jobs:
 
     def retain(self) -> None:
         """Delete what is older than the configured number of days: rows, and directories of ended runs."""
-        before = time.time() - self._config.retention_days * 86_400.0
         try:
+            before = kept_from(self._config.state_directory, self._config.retention_days, time.time())
             deleted, directories = retain(self._config.state_directory, before)
         except JournalError as error:
             self._log.warning("retention_failed", why=str(error))
@@ -145,6 +147,17 @@ class Jobs:
 def _kill_group(child: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
+
+
+def kept_from(state_directory: Path, days: float, now_unix: float) -> float:
+    """The time from which everything is kept. Raises JournalError.
+
+    Days count on which runs were recorded: a clock that jumps ahead by a year makes one such day, and deletes no more
+    than one. Where there are fewer of them than ``days``, everything is kept.
+    """
+    with Reader(journal_path(state_directory)) as journal:
+        oldest = journal.recorded_day_unix(math.ceil(days))
+    return -math.inf if oldest is None else min(now_unix - days * DAY_SECONDS, oldest)
 
 
 def retain(state_directory: Path, before_unix: float) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,6 +25,7 @@ from autotuner.journal.records import (
 from autotuner.journal.schema import SQLITE_ERRORS, TABLE_OF, connect_read_only
 
 Record = TypeVar("Record")
+DAY_SECONDS = 86_400.0
 
 
 def journal_path(state_directory: Path) -> Path:
@@ -92,13 +94,26 @@ class Reader:
 
     def first_telemetry_unix(self, run_id: str) -> float | None:
         """When the oldest telemetry row of a run was written; None without any."""
+        return self._time("SELECT min(time_unix) FROM telemetry WHERE run_id = ?", run_id)
+
+    def recorded_day_unix(self, newest: int) -> float | None:
+        """When the ``newest``-th newest of the days (UTC) began on which the machine was recorded; None without so many."""
+        day = math.inf
+        for _ in range(newest):
+            latest = self._time("SELECT max(time_unix) FROM machine WHERE time_unix < ?", day)
+            if latest is None:
+                return None
+            day = latest - latest % DAY_SECONDS
+        return day
+
+    def _time(self, statement: str, argument: object) -> float | None:
         try:
-            (oldest,) = self._connection.execute("SELECT min(time_unix) FROM telemetry WHERE run_id = ?", (run_id,)).fetchone()
+            (found,) = self._connection.execute(statement, (argument,)).fetchone()
         except SQLITE_ERRORS as error:
             raise JournalError(f"journal {self.path}: {error}") from None
-        if not isinstance(oldest, (float, int, type(None))):
-            raise JournalError(f"journal {self.path}: table telemetry has time_unix {oldest!r:.80}; allowed is a number")
-        return None if oldest is None else float(oldest)
+        if not isinstance(found, (float, int, type(None))):
+            raise JournalError(f"journal {self.path}: a row has time_unix {found!r:.80}; allowed is a number")
+        return None if found is None else float(found)
 
     def evaluations(self, run_id: str) -> list[EvaluationRecord]:
         """Held-out measurements of one run."""

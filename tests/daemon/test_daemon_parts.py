@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -16,14 +17,14 @@ from autotuner.config import Config
 from autotuner.controller.actions import ACTION_NAMES
 from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
 from autotuner.daemon.address import Address, read_address, remove_address, write_address
-from autotuner.daemon.jobs import Jobs, propose_command, retain
+from autotuner.daemon.jobs import Jobs, kept_from, propose_command, retain
 from autotuner.daemon.lock import DaemonRunningError, InstanceLock
 from autotuner.daemon.log import configure_log, get_log
 from autotuner.daemon.moment import Moment
 from autotuner.daemon.policies import resolve_policy, shipped_artefacts
 from autotuner.daemon.process import StopFlag
 from autotuner.errors import ConfigurationError
-from autotuner.journal import Journal, RunRecord, TelemetryRecord, journal_path
+from autotuner.journal import Journal, MachineRecord, RunRecord, TelemetryRecord, journal_path
 
 RUN = RunRecord("cats-1", "cats", "", "m", "{}", 1.0, 2.0)
 
@@ -300,6 +301,30 @@ def test_retention_removes_old_rows_and_directories_of_runs_that_ended_long_ago(
     with Journal(journal_path(tmp_path)) as journal:
         assert len(journal.runs()) == 3
         assert [row.time_unix for row in journal.telemetry("old")] == [300.0]
+
+
+def recorded(state, days):
+    with Journal(journal_path(state)) as journal:
+        for day in days:
+            journal.write(MachineRecord(86_400.0 * day + 3600.0))
+
+
+def test_old_is_what_neither_the_clock_nor_the_last_recorded_days_reach(tmp_path):
+    recorded(tmp_path, range(1, 41))
+    assert kept_from(tmp_path, 30.0, 86_400.0 * 40.5) == 86_400.0 * 10.5  # 30 days before now, as every day was recorded
+    assert kept_from(tmp_path, 0.0, 86_400.0 * 40.5) == 86_400.0 * 40.5
+
+
+@pytest.mark.parametrize("now_day", [40.5, 41.5, 4000.5, 39.5], ids=["usual", "a day off", "jumped ahead", "jumped back"])
+def test_a_clock_that_jumps_costs_at_most_a_day_of_the_journal(tmp_path, now_day):
+    recorded(tmp_path, [*range(1, 41), *([int(now_day)] if now_day > 41 else [])])  # the jumped clock is recorded, too
+    assert 86_400.0 * 9.5 <= kept_from(tmp_path, 30.0, 86_400.0 * now_day) <= 86_400.0 * 12
+
+
+def test_a_journal_of_fewer_days_is_kept_whole(tmp_path):
+    recorded(tmp_path, [1, 3, 5])
+    assert kept_from(tmp_path, 30.0, 86_400.0 * 4000) == -math.inf
+    assert retain(tmp_path, -math.inf) == (0, 0)
 
 
 def test_retention_leaves_a_damaged_journal_to_the_daemon(tmp_path, jobs):
