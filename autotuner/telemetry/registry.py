@@ -12,17 +12,26 @@ from pathlib import Path
 from autotuner.messages import MachineState
 from autotuner.telemetry.cgroup_linux import CgroupLinux
 from autotuner.telemetry.energy_darwin import EnergyDarwin
+from autotuner.telemetry.hardware_monitors_linux import HardwareMonitors
 from autotuner.telemetry.host import Host
 from autotuner.telemetry.macmon_lib_darwin import MacmonLib
-from autotuner.telemetry.memory_darwin import MemoryDarwin, PressureDarwin, SwapDarwin, SysctlCommand, VmStat
 from autotuner.telemetry.memory_linux import MemoryLinux
 from autotuner.telemetry.memory_psutil import MemoryPsutil
+from autotuner.telemetry.memory_sysctl_darwin import MemoryDarwin
 from autotuner.telemetry.power_darwin import Macmon
+from autotuner.telemetry.pressure_darwin import PressureDarwin
 from autotuner.telemetry.pressure_linux import PressureLinux
 from autotuner.telemetry.scripted import Scripted
 from autotuner.telemetry.sensor import Absent, Reading, Sensor, Unavailable, checked
-from autotuner.telemetry.thermal_darwin import NotifyUtil, Pmset, ProcessInfo, ThermalNotify
-from autotuner.telemetry.thermal_linux import HardwareMonitors, ThermalZones, ThrottleCounters
+from autotuner.telemetry.swap_darwin import SwapDarwin
+from autotuner.telemetry.sysctl_command_darwin import SysctlCommand
+from autotuner.telemetry.thermal_notify_darwin import ThermalNotify
+from autotuner.telemetry.thermal_notifyutil_darwin import NotifyUtil
+from autotuner.telemetry.thermal_pmset_darwin import Pmset
+from autotuner.telemetry.thermal_process_info_darwin import ProcessInfo
+from autotuner.telemetry.thermal_zones_linux import ThermalZones
+from autotuner.telemetry.throttle_counters_linux import ThrottleCounters
+from autotuner.telemetry.vm_stat_darwin import VmStat
 
 FIRST_RETRY_SECONDS = 2.0
 LAST_RETRY_SECONDS = 60.0

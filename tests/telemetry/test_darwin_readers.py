@@ -11,28 +11,18 @@ from pathlib import Path
 import pytest
 
 from autotuner.telemetry.host import Host
-from autotuner.telemetry.memory_darwin import (
-    MemoryDarwin,
-    PressureDarwin,
-    SwapDarwin,
-    SysctlCommand,
-    VmStat,
-    parse_swapusage,
-    parse_vm_stat,
-    parse_xsw_usage,
-    pressure_of,
-)
+from autotuner.telemetry.memory_sysctl_darwin import MemoryDarwin
 from autotuner.telemetry.power_darwin import Macmon, parse_macmon
+from autotuner.telemetry.pressure_darwin import PressureDarwin, pressure_of
 from autotuner.telemetry.process import footprint
 from autotuner.telemetry.sensor import Absent, Sensor, Unavailable
-from autotuner.telemetry.thermal_darwin import (
-    NotifyUtil,
-    Pmset,
-    ProcessInfo,
-    ThermalNotify,
-    parse_notifyutil,
-    parse_pmset_therm,
-)
+from autotuner.telemetry.swap_darwin import SwapDarwin, parse_swapusage, parse_xsw_usage
+from autotuner.telemetry.sysctl_command_darwin import SysctlCommand
+from autotuner.telemetry.thermal_notify_darwin import ThermalNotify
+from autotuner.telemetry.thermal_notifyutil_darwin import NotifyUtil, parse_notifyutil
+from autotuner.telemetry.thermal_pmset_darwin import Pmset, parse_pmset_therm
+from autotuner.telemetry.thermal_process_info_darwin import ProcessInfo
+from autotuner.telemetry.vm_stat_darwin import VmStat, parse_vm_stat
 from tests.suites.fake_machine import FIXTURES, Commands, FakeDarwin, darwin_host, fixture
 
 GIB = 2**30

@@ -10,17 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotuner.telemetry.cgroup_linux import CgroupLinux, parse_limit, parse_membership
+from autotuner.telemetry.hardware_monitors_linux import HardwareMonitors
 from autotuner.telemetry.host import Host
 from autotuner.telemetry.memory_linux import MemoryLinux, parse_meminfo
 from autotuner.telemetry.pressure_linux import PressureLinux, parse_pressure, pressure_of
 from autotuner.telemetry.sensor import Absent, Sensor, Unavailable
-from autotuner.telemetry.thermal_linux import (
-    HardwareMonitors,
-    ThermalZones,
-    ThrottleCounters,
-    level_of,
-    parse_millicelsius,
-)
+from autotuner.telemetry.thermal_zones_linux import ThermalZones, level_of, parse_millicelsius
+from autotuner.telemetry.throttle_counters_linux import ThrottleCounters
 from tests.suites.fake_machine import fixture, tree
 
 GIB = 2**30
