@@ -45,7 +45,9 @@ def read_address(state_directory: Path) -> Address | None:
     """The address of a daemon whose process still exists; None when there is none."""
     try:
         address = Address(**json.loads(_path(state_directory).read_text()))
+        if not 0 < address.pid < 2**31 or not 0 < address.port < 2**16:
+            return None  # a port that is text could name another machine
         os.kill(address.pid, 0)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     return address

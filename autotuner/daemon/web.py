@@ -92,6 +92,14 @@ def _is_own(host: str | None) -> bool:
     return host is not None and _OWN_HOST.fullmatch(host.strip()) is not None
 
 
+def _page_of(target: str) -> str:
+    """The path that a request names; empty when it names none."""
+    try:
+        return urlsplit(target).path
+    except ValueError:  # http://[
+        return ""
+
+
 _NOT_OURS = _text(HTTPStatus.MISDIRECTED_REQUEST, "this server answers only to 127.0.0.1, localhost and [::1]")
 
 
@@ -116,7 +124,7 @@ class Site:
         snapshot = self._get_snapshot()
         tick = Tick(snapshot, self._monotonic())
         late = tick.age_seconds > max(LATE_SECONDS, LATE_TICKS * snapshot.tick_interval_seconds)
-        page = urlsplit(path).path
+        page = _page_of(path)
         if page in self._pages:
             return self._pages[page](tick, late)
         if page.startswith("/runs/"):
@@ -194,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = answered()
         except Exception as error:  # one broken page must not take the others with it
-            get_log().error("page_failed", page=urlsplit(self.path).path, exc_info=True)
+            get_log().error("page_failed", page=_page_of(self.path), exc_info=True)
             answer = _text(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
         try:
             self.send_response(answer.status)
@@ -229,7 +237,7 @@ class _WritingHandler(_Handler):
         self.close_connection = True  # of what was not read nothing may be taken for another request
         if not _is_own(self.headers.get("Host")):
             return _NOT_OURS
-        path = urlsplit(self.path).path
+        path = _page_of(self.path)
         try:
             length = self.wishes.body_bytes(path, self.headers)
             body = self._body(length)

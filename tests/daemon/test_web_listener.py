@@ -105,6 +105,7 @@ def test_a_client_that_does_not_take_its_answer_is_ended(monkeypatch):
         (GET + b"X-Many: 1\r\n" * 101 + b"\r\n", 431),
         (GET + (b"X-Many: " + b"x" * 300 + b"\r\n") * 60 + b"\r\n", 431),
         (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
         (b"GET / extra words HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 421),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xff" * 50 + b"\r\n\r\n", 400),

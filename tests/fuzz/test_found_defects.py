@@ -18,6 +18,7 @@ from autotuner.config import load, origins, state_directory
 from autotuner.controller.actions import ACTION_COUNT
 from autotuner.controller.learned import Learned
 from autotuner.controller.observation import FEATURES
+from autotuner.daemon.address import read_address
 from autotuner.daemon.run_files import RunFiles, read_declaration
 from autotuner.daemon.socket_lines import DEEPEST, LineError, parse
 from autotuner.errors import ArtefactError, AutotunerError, ConfigurationError, DeclarationError, JournalError, ProtocolError
@@ -220,6 +221,27 @@ def write_artefact(directory, card=WHOLE_CARD, weight=0.1):
     (directory / "card.json").write_bytes(card)
     arrays = {name: np.full(shape, weight, np.float32) for name, shape in SHAPES.items()}
     (directory / "policy.safetensors").write_bytes(save(arrays))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"port": "1@other"},
+        {"port": 2**70},
+        {"port": None},
+        {"pid": 2**70},
+        {"pid": -1},
+        {"pid": "1"},
+        {"colour": 1},
+        "[" * 90_000,
+    ],
+)
+def test_an_address_that_no_daemon_wrote_is_none(tmp_path, change):
+    whole = {"pid": os.getpid(), "port": 9871, "started_unix": 1.0, "version": "1"}
+    (tmp_path / "daemon.json").write_text(json.dumps(whole))
+    assert read_address(tmp_path) is not None
+    (tmp_path / "daemon.json").write_text(change if isinstance(change, str) else json.dumps({**whole, **change}))
+    assert read_address(tmp_path) is None
 
 
 @pytest.fixture
