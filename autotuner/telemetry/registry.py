@@ -90,11 +90,11 @@ def linux_chains(host: Host) -> tuple[Chain, ...]:
 
 def darwin_chains(host: Host) -> tuple[Chain, ...]:
     """The table of macOS."""
-    command = Row(SysctlCommand(host), COMMAND_SECONDS)
+    command, psutil = Row(SysctlCommand(host), COMMAND_SECONDS), Row(MemoryPsutil())
     return (
-        Chain(_MEMORY, (Row(MemoryDarwin(host)), command, Row(VmStat(host), COMMAND_SECONDS), Row(MemoryPsutil()))),
+        Chain(_MEMORY, (Row(MemoryDarwin(host)), command, Row(VmStat(host), COMMAND_SECONDS), psutil)),
         Chain(("memory_pressure",), (Row(PressureDarwin(host)), command)),
-        Chain(("swap_used_bytes",), (Row(SwapDarwin(host)), command)),
+        Chain(("swap_used_bytes",), (Row(SwapDarwin(host)), command, psutil)),
         Chain(
             ("thermal_level",),
             (

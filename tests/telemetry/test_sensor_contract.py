@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from autotuner.telemetry.cgroup_linux import CgroupLinux
@@ -27,11 +30,11 @@ from autotuner.telemetry.sysctl_command_darwin import SysctlCommand
 from autotuner.telemetry.thermal_notify_darwin import ThermalNotify
 from autotuner.telemetry.thermal_notifyutil_darwin import NotifyUtil
 from autotuner.telemetry.thermal_pmset_darwin import Pmset
-from autotuner.telemetry.thermal_process_info_darwin import ProcessInfo
+from autotuner.telemetry.thermal_process_info_darwin import LIBOBJC, ProcessInfo
 from autotuner.telemetry.thermal_zones_linux import ThermalZones
 from autotuner.telemetry.throttle_counters_linux import ThrottleCounters
 from autotuner.telemetry.vm_stat_darwin import VmStat
-from tests.suites.fake_machine import MODULES, darwin_host, linux_tree
+from tests.suites.fake_machine import FIXTURES, MODULES, FakeDarwin, darwin_host, linux_tree
 from tests.suites.sensor_suite import SensorSuite, empty_host
 
 LINUX = (MemoryLinux, PressureLinux, CgroupLinux, ThermalZones, ThrottleCounters, HardwareMonitors)
@@ -112,12 +115,90 @@ def test_a_value_that_no_machine_can_have_is_refused_with_the_bounds(value: floa
         checked("thermal_level", value, "somewhere")
 
 
+def array_not_large_enough() -> None:
+    raise RuntimeError("(ipc/mig) array not large enough")
+
+
 def test_psutil_failing_on_a_new_macos_is_a_fact_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    import psutil
-
-    def broken() -> None:
-        raise RuntimeError("(ipc/mig) array not large enough")
-
-    monkeypatch.setattr(psutil, "virtual_memory", broken)
-    with pytest.raises(Unavailable, match="array not large enough"):
+    for call in ("virtual_memory", "swap_memory"):
+        monkeypatch.setattr(psutil, call, array_not_large_enough)
+    with pytest.raises(Unavailable, match=r"virtual_memory: .*array not large enough; swap_memory: "):
         MemoryPsutil().read(0.0)
+
+
+@pytest.mark.parametrize(
+    ("fails", "kept"),
+    [
+        ("virtual_memory", {"swap_used_bytes"}),
+        ("swap_memory", {"memory_total_bytes", "memory_available_bytes"}),
+    ],
+)
+def test_one_call_of_psutil_that_fails_costs_only_itself(fails: str, kept: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, fails, array_not_large_enough)
+    assert {reading.quantity for reading in MemoryPsutil().read(0.0)} == kept
+
+
+def test_what_psutil_tells_that_no_machine_can_have_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(used=-5))
+    assert "swap_used_bytes" not in {reading.quantity for reading in MemoryPsutil().read(0.0)}
+
+
+def test_every_sensor_has_a_file_of_its_own(tmp_path: Path) -> None:
+    files = [type(row.sensor).__module__ for chains in PLATFORMS.values() for row in _rows(chains(empty_host(tmp_path)))]
+    assert len(files) == len(set(files)) + 1  # psutil serves both platforms
+
+
+def test_fallbacks_of_macos_are_asked_in_the_order_of_cost_and_coarseness(tmp_path: Path) -> None:
+    chains = PLATFORMS["darwin"](empty_host(tmp_path))
+    order = {chain.quantities[-1]: [row.sensor.name for row in chain.rows] for chain in chains}
+    assert order == {
+        "memory_available_bytes": ["memory_sysctl", "sysctl_command", "memory_vm_stat", "memory_psutil"],
+        "memory_pressure": ["pressure_sysctl", "sysctl_command"],
+        "swap_used_bytes": ["swap_sysctl", "sysctl_command", "memory_psutil"],
+        "thermal_level": ["thermal_notify", "thermal_notifyutil", "thermal_process_info", "thermal_pmset"],
+        "power_watts": ["power_macmon_lib", "power_macmon", "power_zeus"],
+    }
+
+
+def test_a_mac_falls_through_every_thermometer_to_the_last(tmp_path: Path) -> None:
+    """Each fallback is really asked when the ones before it fail, and the last says so when none is left."""
+    library, answers = FakeDarwin(), {"/usr/bin/notifyutil": "key 1\n", "/usr/bin/pmset": "CPU_Speed_Limit = 34\n"}
+    library.thermal_level, library.thermal_state = 3, 2
+    heard = []
+    for _ in range(5):
+        machine = Registry("darwin", host=darwin_host(tmp_path, library, dict(answers)))
+        level = machine.sample(0.0).thermal_level
+        source = machine.readings["thermal_level"].source if level is not None else ""
+        heard.append((level, source.split()[0] if source else ""))
+        if library.register_status == 0:
+            library.register_status = 9
+        elif "/usr/bin/notifyutil" in answers:
+            del answers["/usr/bin/notifyutil"]
+        elif not library.absent:
+            library.absent = {LIBOBJC}
+        else:
+            answers.clear()
+    assert heard == [
+        (3, "notify"),
+        (1, "/usr/bin/notifyutil"),
+        (3, "NSProcessInfo.thermalState"),
+        (2, "/usr/bin/pmset"),
+        (None, ""),
+    ]
+
+
+def _rows(chains: tuple[Chain, ...]) -> dict[Row, None]:
+    """Every sensor once, though one may serve several chains."""
+    unique = {type(row.sensor): row for chain in chains for row in chain.rows}
+    return dict.fromkeys(unique.values())
+
+
+@pytest.mark.parametrize("platform", ["linux", "macos"])
+def test_every_captured_output_is_listed_with_its_origin(platform: str) -> None:
+    folder = FIXTURES / platform
+    text = (folder / "README.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([\w.]+)`", row.split("|")[1])}
+    assert named == {path.name for path in folder.iterdir()} - {"README.md"}
+    for row in rows:
+        assert row.split("|")[3].split(":")[0].strip().split()[0].rstrip(",") in ("captured", "constructed", "published"), row
