@@ -12,8 +12,9 @@ from autotuner.cli.finding import FAIL, GOOD, NONE, WARN, Finding
 from autotuner.cli.status import HEATS, PRESSURES, word
 from autotuner.cli.text import size
 from autotuner.config import Config
-from autotuner.telemetry.registry import FIRST_RETRY_SECONDS, Registry, SensorStatus
+from autotuner.telemetry.registry import Registry
 from autotuner.telemetry.sensor import Reading
+from autotuner.telemetry.slot import FIRST_RETRY_SECONDS, SensorStatus
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from autotuner.daemon.version import VERSION
 from autotuner.errors import JournalError
 from autotuner.journal import Journal, MachineRecord, journal_path
 from autotuner.messages import MachineState
-from autotuner.telemetry.registry import SensorStatus
+from autotuner.telemetry.slot import SensorStatus
 
 
 class Machine(Protocol):

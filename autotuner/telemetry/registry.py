@@ -22,7 +22,8 @@ from autotuner.telemetry.power_darwin import Macmon
 from autotuner.telemetry.pressure_darwin import PressureDarwin
 from autotuner.telemetry.pressure_linux import PressureLinux
 from autotuner.telemetry.scripted import Scripted
-from autotuner.telemetry.sensor import Absent, Reading, Sensor, Unavailable, checked
+from autotuner.telemetry.sensor import Reading
+from autotuner.telemetry.slot import PATIENCE_SECONDS, Row, SensorStatus, Slot
 from autotuner.telemetry.swap_darwin import SwapDarwin
 from autotuner.telemetry.sysctl_command_darwin import SysctlCommand
 from autotuner.telemetry.thermal_notify_darwin import ThermalNotify
@@ -33,25 +34,11 @@ from autotuner.telemetry.thermal_zones_linux import ThermalZones
 from autotuner.telemetry.throttle_counters_linux import ThrottleCounters
 from autotuner.telemetry.vm_stat_darwin import VmStat
 
-FIRST_RETRY_SECONDS = 2.0
-LAST_RETRY_SECONDS = 60.0
-"""A failed sensor is left alone for so long, doubling from the first to the last."""
-
 COMMAND_SECONDS = 5.0
 """A sensor that starts a process is asked no more often than this."""
 
 SLOW_COMMAND_SECONDS = 15.0
 """Nor one whose process needs a while to measure than this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One sensor of a chain."""
-
-    sensor: Sensor
-    every_seconds: float = 0.0
-    """Its readings are held for so long; 0 reads it every time."""
-    backs_off: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,66 +110,6 @@ def other_chains(host: Host) -> tuple[Chain, ...]:
 PLATFORMS: dict[str, Callable[[Host], tuple[Chain, ...]]] = {"linux": linux_chains, "darwin": darwin_chains}
 
 
-@dataclass(frozen=True, slots=True)
-class SensorStatus:
-    """How one sensor fares."""
-
-    name: str
-    source: str
-    up: bool
-    seconds: float
-    """How long its last reading took."""
-    age_seconds: float
-    """Since its last good reading, or since it was first asked."""
-    reason: str = ""
-    """Why it has no value; empty when it has."""
-
-
-class _Slot:
-    """What the registry remembers of one sensor."""
-
-    def __init__(self, row: Row) -> None:
-        self.row = row
-        self.readings: tuple[Reading, ...] = ()
-        self.reason = ""
-        self.seconds = 0.0
-        self.absent = False
-        self.first_asked_at = math.inf
-        self.asked_at = -math.inf
-        self.good_at = -math.inf
-        self.retry_at = -math.inf
-        self.failures = 0
-
-    def consult(self, now: float, clock: Callable[[], float]) -> tuple[Reading, ...]:
-        """The sensor's readings, held or new; none while it backs off."""
-        self.asked_at, self.first_asked_at = now, min(self.first_asked_at, now)
-        held = not self.reason and 0 <= now - self.good_at < self.row.every_seconds
-        if held or self.good_at == now or now < self.retry_at:
-            return self.readings
-        began = clock()
-        try:
-            readings = self.row.sensor.read(now)
-            self.readings = tuple(checked(reading.quantity, reading.value, reading.source) for reading in readings)
-            self.good_at, self.reason, self.absent, self.failures = now, "", False, 0
-        except Unavailable as error:
-            self._fail(now, str(error), absent=isinstance(error, Absent))
-        except Exception as error:  # a defect of one sensor must not cost us the others
-            self._fail(now, f"{type(error).__name__}: {error}")
-        self.seconds = clock() - began
-        return self.readings
-
-    def _fail(self, now: float, reason: str, absent: bool = False) -> None:
-        doubled = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self.failures, 10))
-        self.readings, self.reason, self.absent = (), reason, absent
-        self.failures += 1
-        self.retry_at = now + (LAST_RETRY_SECONDS if absent else doubled) if self.row.backs_off else now
-
-    def status(self, now: float) -> SensorStatus:
-        """How it fares at this moment."""
-        sensor, since = self.row.sensor, self.first_asked_at if math.isinf(self.good_at) else self.good_at
-        return SensorStatus(sensor.name, sensor.source, not self.reason, self.seconds, max(0.0, now - since), self.reason)
-
-
 class Registry:
     """Samples the sensors of one platform; it never raises, and says of each sensor why it is silent.
 
@@ -198,14 +125,15 @@ class Registry:
         host: Host | None = None,
         chains: tuple[Chain, ...] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        """``host``, ``chains`` and ``clock`` (for durations alone) replace the real ones."""
+        """``host``, ``chains`` and ``clock`` (for durations alone) replace the real ones; patience is for each sensor."""
         self.platform = platform
         self.host = host or Host(root)
         self.table = PLATFORMS.get(platform, other_chains)
         self.chains = self.table(self.host) if chains is None else chains
-        self._slots = {id(row.sensor): _Slot(row) for chain in self.chains for row in chain.rows}
-        self._injected = _Slot(Row(Scripted(injected), backs_off=False)) if injected else None
+        self._slots = {id(row.sensor): Slot(row, patience_seconds) for chain in self.chains for row in chain.rows}
+        self._injected = Slot(Row(Scripted(injected), backs_off=False), patience_seconds) if injected else None
         self._clock = clock
         self._sampled_at = -math.inf
         self.readings: dict[str, Reading] = {}
@@ -242,7 +170,7 @@ class Registry:
         """What this machine has not: the reason by the sensor's name."""
         return {slot.row.sensor.name: slot.reason for slot in self._asked() if slot.absent}
 
-    def _asked(self) -> list[_Slot]:
+    def _asked(self) -> list[Slot]:
         slots = [*self._slots.values(), *([self._injected] if self._injected else [])]
         return [slot for slot in slots if slot.asked_at == self._sampled_at]
 

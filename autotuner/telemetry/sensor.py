@@ -53,7 +53,8 @@ class Sensor(Protocol):
 
     ``read`` returns at least one reading of quantities in ``QUANTITIES``, each within its bounds, or raises
     ``Unavailable`` with the reason (``Absent`` where the machine has no such thing); it never invents a value and never
-    returns an old one. It is called about once a second from one thread and must come back within two seconds.
+    returns an old one. It is called about once a second, never twice at a time, and from changing threads. It
+    should come back within half a second: the registry waits no longer, and does not ask again while a call hangs.
     ``now`` is ``time.monotonic()`` of the caller. Anything else that it raises is a defect, which the registry isolates.
     """
 

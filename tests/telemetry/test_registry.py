@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from autotuner.messages import MachineState
 from autotuner.telemetry.host import Host
-from autotuner.telemetry.registry import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, TIGHTEST, Chain, Registry, Row
+from autotuner.telemetry.registry import TIGHTEST, Chain, Registry
 from autotuner.telemetry.scripted import InjectedState
 from autotuner.telemetry.sensor import QUANTITIES, Absent, Reading, Unavailable
+from autotuner.telemetry.slot import FIRST_RETRY_SECONDS, FRESH_SECONDS, LAST_RETRY_SECONDS, PATIENCE_SECONDS, Row
 from tests.suites.fake_machine import Commands, FakeDarwin, darwin_host, linux_tree
 from tests.suites.sensor_suite import empty_host
 
@@ -167,6 +169,69 @@ def test_an_old_value_is_not_served_once_its_sensor_fails() -> None:
     assert machine.sample(0.0).thermal_level == 3
     sensor.failure = Unavailable("gone")
     assert machine.sample(1.0).thermal_level is None
+
+
+# A sensor that hangs
+
+
+class Hanging(Puppet):
+    """Answers only when a test lets it."""
+
+    def __init__(self, name: str, **values: float) -> None:
+        super().__init__(name, **values)
+        self.let_go = threading.Event()
+
+    def read(self, now: float) -> tuple[Reading, ...]:
+        self.asked.append(now)
+        assert self.let_go.wait(60.0)
+        return tuple(Reading(quantity, value, self.source) for quantity, value in self.values.items())
+
+    def answer(self) -> None:
+        """Come back, and be heard."""
+        self.let_go.set()
+        for thread in threading.enumerate():
+            if thread.name == f"sensor-{self.name}":
+                thread.join(60.0)
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    sensor = Hanging("hanging", thermal_level=3)
+    yield sensor
+    sensor.let_go.set()
+
+
+def test_a_sensor_that_hangs_costs_its_own_readings_only_and_is_left_alone(hanging: Hanging) -> None:
+    spare, total = Puppet("spare", thermal_level=1), Puppet("total", memory_total_bytes=8 * GIB)
+    chains = (heat(hanging, spare), Chain(("memory_total_bytes",), (Row(total),)))
+    machine = Registry(chains=chains, clock=lambda: 0.0, patience_seconds=0.05)
+    threads = threading.active_count()
+    for second in range(200):
+        state = machine.sample(float(second))
+        assert (state.thermal_level, state.memory_total_bytes) == (1, 8 * GIB)
+    assert len(hanging.asked) == 1
+    assert threading.active_count() == threads + 1
+    told = next(status for status in machine.statuses(200.0) if status.name == "hanging")
+    assert not told.up
+    assert "no answer for" in told.reason
+
+
+def test_an_answer_that_comes_late_is_taken_while_it_is_fresh(hanging: Hanging) -> None:
+    machine = Registry(chains=(heat(hanging),), clock=lambda: 0.0, patience_seconds=0.05)
+    assert machine.sample(0.0).thermal_level is None
+    hanging.answer()
+    assert machine.sample(FIRST_RETRY_SECONDS).thermal_level == 3
+    assert hanging.asked == [0.0]
+
+
+def test_an_answer_that_comes_too_late_is_thrown_away_and_the_sensor_asked_again(hanging: Hanging) -> None:
+    machine = Registry(chains=(heat(hanging),), clock=lambda: 0.0, patience_seconds=PATIENCE_SECONDS)
+    assert machine.sample(0.0).thermal_level is None
+    hanging.answer()
+    hanging.values["thermal_level"] = 1
+    later = FRESH_SECONDS + FIRST_RETRY_SECONDS
+    assert machine.sample(later).thermal_level == 1
+    assert hanging.asked == [0.0, later]
 
 
 # Statuses

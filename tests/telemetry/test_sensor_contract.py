@@ -22,9 +22,10 @@ from autotuner.telemetry.memory_sysctl_darwin import MemoryDarwin
 from autotuner.telemetry.power_darwin import Macmon
 from autotuner.telemetry.pressure_darwin import PressureDarwin
 from autotuner.telemetry.pressure_linux import PressureLinux
-from autotuner.telemetry.registry import PLATFORMS
+from autotuner.telemetry.registry import PLATFORMS, Chain, Registry
 from autotuner.telemetry.scripted import InjectedState, Scripted
 from autotuner.telemetry.sensor import Sensor, Unavailable, checked
+from autotuner.telemetry.slot import Row
 from autotuner.telemetry.swap_darwin import SwapDarwin
 from autotuner.telemetry.sysctl_command_darwin import SysctlCommand
 from autotuner.telemetry.thermal_notify_darwin import ThermalNotify
