@@ -4,7 +4,9 @@ Start ``autotuner daemon`` in another terminal, and watch ``autotuner status``; 
 """
 
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +35,25 @@ run = attach(
     knobs={"micro_batch": knob(256, [32, 64, 128, 256]), "pace": knob(1.0, [0.5, 0.75, 1.0])},
     budget_seconds=SECONDS,
 )
+CHECKPOINT = Path(tempfile.gettempdir()) / "own-loop.npz"
+
+
+def save(asked):
+    """Answers ``autotuner checkpoint own-loop``."""
+    np.savez(CHECKPOINT, w1=w1, w2=w2)
+    asked.done(CHECKPOINT)
+
+
+def restore(asked):
+    """Answers ``autotuner checkpoint own-loop --restore``."""
+    path = asked.path or CHECKPOINT
+    with np.load(path) as saved:
+        w1[:], w2[:] = saved["w1"], saved["w2"]
+    asked.done(path)
+
+
+run.on_save(save)
+run.on_restore(restore)
 began, step = time.monotonic(), 0
 while time.monotonic() - began < SECONDS:
     started = time.monotonic()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 
@@ -11,6 +12,9 @@ from autotuner.adapters.out_of_memory import is_out_of_memory
 from autotuner.adapters.pieces import images_in
 from autotuner.adapters.torch_training import TorchTraining
 from autotuner.messages import FLAG_OUT_OF_MEMORY
+
+if TYPE_CHECKING:
+    from autotuner.hook.checkpoint import Asked
 
 
 class AutotunerCallback(Callback):
@@ -31,6 +35,8 @@ class AutotunerCallback(Callback):
             steps = trainer.estimated_stepping_batches
             budget = int(steps) if 0 < steps < float("inf") else None
             self.training = TorchTraining("lightning", self._name, pl_module, images_in(batch), self._knobs, budget)
+            if trainer.world_size == 1:
+                self.training.run.on_save(lambda asked: _save(trainer, asked))
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """Gradients are there."""
@@ -67,3 +73,10 @@ class AutotunerCallback(Callback):
         """The loop has ended well."""
         if self.training is not None:
             self.training.run.close()
+
+
+def _save(trainer: Any, asked: Asked) -> None:
+    """A batch is done and the optimizer has stepped: what Lightning writes now resumes there."""
+    path = Path(trainer.default_root_dir).absolute() / "checkpoints" / f"asked-step={trainer.global_step}.ckpt"
+    trainer.save_checkpoint(path)
+    asked.done(path, trainer.global_step)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from autotuner.adapters import environment
 from autotuner.adapters.torch_training import TorchTraining
+
+if TYPE_CHECKING:
+    from autotuner.hook.checkpoint import Asked
 
 
 class AutotunerCallback(TrainerCallback):
@@ -19,6 +23,7 @@ class AutotunerCallback(TrainerCallback):
         self._loss: float | None = None
         self._images = 0
         self.training: TorchTraining | None = None
+        self._asked: Asked | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """The loop begins; ``args.n_gpu`` copies of the micro-batch and the accumulation make a step's images."""
@@ -27,6 +32,8 @@ class AutotunerCallback(TrainerCallback):
         batch = args.train_batch_size
         self._images = batch * args.gradient_accumulation_steps * args.world_size
         self.training = TorchTraining("transformers", self._name, model, batch, self._knobs, state.max_steps)
+        if args.world_size == 1:
+            self.training.run.on_save(self._take)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A backward pass that no optimizer step follows."""
@@ -49,6 +56,17 @@ class AutotunerCallback(TrainerCallback):
             self.training.rest()
             loss, self._loss = self._loss, None
             self.training.stepped(loss, self._images, step=state.global_step)
+            if self._asked is not None:
+                control.should_save = True  # the trainer does it next, before another step
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The trainer has written a checkpoint, perhaps because it was asked to."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.done(Path(args.output_dir).absolute() / f"checkpoint-{state.global_step}", state.global_step)
+
+    def _take(self, asked: Asked) -> None:
+        self._asked = asked
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """The mean loss since the last log: the trainer has fetched it, so that it costs nothing."""
