@@ -312,7 +312,7 @@ def test_explain_tells_what_was_seen_and_what_each_policy_would_have_wished(tmp_
     assert "guard: let it pass" in first
     assert "loss 0.5" in first
     assert "memory 1 GiB" in first
-    assert "pressure normal, heat nominal" in first
+    assert "pressure normal, heat nominal, speed of its best 100 %" in first
     assert "policies would wish: hold: hold, rules: " in first
     assert "forecast: " in first
     assert "seen:" not in explain(capsys, tmp_path, "--short")[1]
