@@ -13,6 +13,7 @@ from autotuner.cli import FOUND_WRONG, OK
 from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.text import clock, number, percent, table
+from autotuner.errors import DeclarationError
 
 if TYPE_CHECKING:
     from autotuner.replay.episode import Episode
@@ -48,8 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
         for chosen in [journal.find_run(name)] if name else journal.runs(live=False):
             if chosen.live:
                 return _complain(f"{chosen.run_id} has not ended; only finished runs become episodes")
-            past = read_past(journal, chosen, path.parent / "runs" / chosen.run_id)
-            found.append((past, read_episode(journal, past)))
+            try:
+                past = read_past(journal, chosen, path.parent / "runs" / chosen.run_id)
+                found.append((past, read_episode(journal, past)))
+            except DeclarationError as error:  # of another version, most likely: the other runs are as good as ever
+                print(f"autotuner: {chosen.run_id} is left out: {error}", file=sys.stderr)
     _tell_refused([episode for _, episode in found])
     found = [(past, episode) for past, episode in found if episode.decisions]
     if not found:

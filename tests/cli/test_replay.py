@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -266,6 +267,20 @@ def test_decisions_of_another_observation_are_refused_with_both_versions(tmp_pat
     assert code == 1
     assert "decisions of observation version 1 refused" in err
     assert f"observes version {OBSERVATION_VERSION}" in err
+
+
+def test_a_run_that_another_version_declared_costs_its_own_episode_alone(tmp_path, monkeypatch, capsys):
+    live_through(tmp_path, monkeypatch)
+    with Journal(journal_path(tmp_path)) as journal:
+        (run,) = journal.runs()
+        journal.write(replace(run, run_id="old-1", name="old", declaration_json='{"version": 1}'))
+    code, out, err = command(capsys, "--state-dir", str(tmp_path))
+    assert code == 0
+    assert "cats-1" in out
+    assert err.startswith("autotuner: old-1 is left out: run.json has version 1;")
+    code, _, err = command(capsys, "old", "--state-dir", str(tmp_path))
+    assert code == 1
+    assert "old-1 is left out" in err
 
 
 def test_a_live_run_is_no_episode(tmp_path, monkeypatch, capsys):
