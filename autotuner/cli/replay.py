@@ -13,7 +13,7 @@ from autotuner.cli import FOUND_WRONG, OK
 from autotuner.cli.output import add_json, show
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.text import clock, number, percent, table
-from autotuner.errors import DeclarationError
+from autotuner.errors import DeclarationError, ProtocolError
 
 if TYPE_CHECKING:
     from autotuner.replay.episode import Episode
@@ -52,7 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
             try:
                 past = read_past(journal, chosen, path.parent / "runs" / chosen.run_id)
                 found.append((past, read_episode(journal, past)))
-            except DeclarationError as error:  # of another version, most likely: the other runs are as good as ever
+            except (
+                DeclarationError,
+                ProtocolError,
+            ) as error:  # of another version, most likely: the other runs are as good as ever
                 print(f"autotuner: {chosen.run_id} is left out: {error}", file=sys.stderr)
     _tell_refused([episode for _, episode in found])
     found = [(past, episode) for past, episode in found if episode.decisions]

@@ -37,7 +37,10 @@ class Past:
 
 
 def read_past(journal: Reader, run: RunRecord, directory: Path | None = None) -> Past:
-    """The past of ``run``; ``directory`` is the run's own, where its ring may be. Raises JournalError, DeclarationError."""
+    """The past of ``run``; ``directory`` is the run's own, where its ring may be.
+
+    Raises JournalError, and DeclarationError or ProtocolError for a declaration that this version cannot read.
+    """
     declaration = run.declaration
     telemetry = journal.telemetry(run.run_id)
     rows = [*_samples(declaration, telemetry), *map(_evaluation, journal.evaluations(run.run_id))]
