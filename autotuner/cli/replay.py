@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             except (
                 DeclarationError,
                 ProtocolError,
-            ) as error:  # of another version, most likely: the other runs are as good as ever
+            ) as error:  # of another version, most likely
                 print(f"autotuner: {chosen.run_id} is left out: {error}", file=sys.stderr)
     _tell_refused([episode for _, episode in found])
     found = [(past, episode) for past, episode in found if episode.decisions]
