@@ -22,6 +22,7 @@ from autotuner.cli.text import duration, size, table
 from autotuner.config import Config
 from autotuner.errors import AutotunerError, ConfigurationError
 from autotuner.journal import Reader, journal_path
+from autotuner.journal.schema import DamagedJournalError, OlderJournalError
 
 LOW_DISK_BYTES = 2**30
 CHILD_SECONDS = 60.0
@@ -116,8 +117,12 @@ def _journal(config: Config) -> Iterator[Finding]:
             runs = journal.runs()
         live = sum(run.live for run in runs)
         yield Finding(GOOD, "journal", f"{path} ({size(path.stat().st_size)}): {len(runs)} runs, {live} not ended")
-    except AutotunerError as error:
+    except OlderJournalError as error:
+        yield Finding(WARN, "journal", str(error))
+    except DamagedJournalError as error:
         yield Finding(FAIL, "journal", f"{error}; a daemon moves it aside and starts a new one")
+    except AutotunerError as error:
+        yield Finding(FAIL, "journal", str(error))
     for aside in sorted(path.parent.glob("journal.corrupt-*[0-9]")):
         yield Finding(WARN, "journal", f"{aside.name} was damaged and moved aside; delete it when you do not need it")
 

@@ -121,6 +121,10 @@ class DamagedJournalError(JournalError):
     """The file is no journal, is torn, or has another schema version."""
 
 
+class OlderJournalError(JournalError):
+    """A sound journal of an older schema version, which the next daemon brings up to date."""
+
+
 _NOT_DAMAGE = (
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
@@ -234,7 +238,7 @@ def check(connection: sqlite3.Connection, path: Path, every_page: bool = True) -
     except SQLITE_ERRORS as error:
         raise _fault(error, path) from None
     if 0 < version < SCHEMA_VERSION:
-        raise JournalError(
+        raise OlderJournalError(
             f"journal {path} has schema version {version}; the daemon brings it to version {SCHEMA_VERSION} when it starts: "
             "autotuner daemon"
         )

@@ -1,9 +1,12 @@
 """What a person sees: commands run in this process over a journal made by hand."""
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -311,6 +314,17 @@ def test_doctor_tells_of_a_damaged_journal(capsys, state, monkeypatch):
     code, out, _ = run(capsys, "doctor")
     assert code == 1
     assert any(line.startswith("FAIL  journal") for line in out.splitlines())
+
+
+def test_doctor_says_that_the_daemon_brings_an_older_journal_up_to_date(capsys, state, monkeypatch):
+    monkeypatch.setattr("autotuner.cli.doctor.CHECKS", checks_without_child())
+    older = Path(__file__).parents[1] / "fixtures" / "journal" / "version-1.sql"
+    with contextlib.closing(sqlite3.connect(journal_path(state))) as connection:
+        connection.executescript(older.read_text())
+    _, out, _ = run(capsys, "doctor")
+    (line,) = [line for line in out.splitlines() if " journal " in line]
+    assert line.startswith("WARN")
+    assert "the daemon brings it to version" in line
 
 
 @pytest.mark.parametrize(
