@@ -73,6 +73,8 @@ class Guard:
         positions = moved(window, action.knob, action.step)
         if positions is None:
             return "ladder_end"
+        if self.settling(window, now) and next(self.critical(window), ""):
+            return "settles"  # a change of the policy's would put off the guard's own, which frees all that is needed
         return (
             self._load(window, action, positions, now)
             or self._pacing(window, action, now)

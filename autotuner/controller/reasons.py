@@ -33,6 +33,7 @@ REASONS: dict[str, str] = {
     "pending": "an earlier change is not acknowledged yet",
     "ladder_end": "the knob is at the end of its ladder",
     "dwell": "the knob was changed only a moment ago",
+    "settles": "the machine is in need, and the guard acts as soon as it sees what the last change did",
     "reversal": "it would undo a change made a moment ago",
     "stale": "telemetry is stale, so only load may be taken away",
     "diverging": "the loss was not finite, so only load may be taken away",

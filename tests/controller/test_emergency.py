@@ -128,3 +128,17 @@ def test_an_emergency_asks_for_no_shape_that_the_script_would_refuse():
     bench.machine(memory_pressure=2, memory_available_bytes=0)
     decision = bench.loop.decide(bench.now)
     assert [change.knob for change in decision.changes] == ["cache_limit"]
+
+
+def test_a_policys_change_does_not_put_off_the_guards_own(bench):
+    """The policy wishes at every decision; each wish granted would start the guard's wait anew."""
+    bench.used = 800 * MEGABYTE
+    bench.pass_interval()
+    bench.acknowledge(bench.loop.act(Choice(action_index("sampling_steps", -1), "previews_cost"), bench.now))
+    bench.machine(memory_pressure=2, memory_available_bytes=0)
+    wish = Choice(action_index("micro_batch", -1), "memory_pressure")
+    waiting = bench.loop.act(wish, bench.now + 1.0)
+    assert (waiting.changes, waiting.vetoed) == ((), "settles")
+    decision = bench.loop.act(wish, bench.now + 2.5)
+    assert decision.policy == "guard"
+    assert "micro_batch" in [change.knob for change in decision.changes]

@@ -77,6 +77,8 @@ def allowed(run: Any, knob: int, step: int, stressed: bool, old: bool, now: floa
     position = run.positions[knob] + step
     if not 0 <= position < run.count[knob]:
         return False
+    if settling(run, now) and critical(run):
+        return False
     run.candidate[:] = run.positions
     run.candidate[knob] = position
     if not (step < 0 and loading(knob)):
@@ -170,11 +172,23 @@ def settling(run: Any, now: float) -> bool:
 
 
 @compiled
+def critical(run: Any) -> bool:
+    """Whether the guard must act without the policy."""
+    return bool(memory_critical(run) or run.machine_level >= CRITICAL_HEAT)
+
+
+@compiled
+def memory_critical(run: Any) -> bool:
+    """Whether it is memory that it must act for."""
+    return bool(run.window_out_of_memory or run.machine_pressure >= 2 or memory_share(run) > CRITICAL_SHARE)
+
+
+@compiled
 def emergency(run: Any, now: float) -> int:
     """Ask for what critical pressure needs; how many moves that is."""
     if settling(run, now):
         return 0
-    if run.window_out_of_memory or run.machine_pressure >= 2 or memory_share(run) > CRITICAL_SHARE:
+    if memory_critical(run):
         moves = _free_memory(run)
         if moves:
             return moves
