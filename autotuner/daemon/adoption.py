@@ -64,8 +64,11 @@ def quarantine(loop: ControlLoop, values: dict[str, float]) -> None:
 def _recall(run: MonitoredRun, history: list[Record], moment: Moment) -> None:
     """What the ring has forgotten: knobs in force, evaluations, and when the run began."""
     first = min((record.time for record in history), default=math.inf)
-    past = run.journal.telemetry(run.run_id, last=1)
-    in_force = _in_force(run, past, history)
+    oldest = next((record for record in history if isinstance(record, Sample)), None)
+    # By step, since wall clocks jump. Newer rows speak of answers that the ring still has: heard after them, a change of ours
+    # would look like one of the script's.
+    past = run.journal.telemetry(run.run_id, last=1, before_step=oldest.step if oldest else math.inf)
+    in_force = _in_force(run, past, oldest)
     if in_force is not None:
         time = min(first, moment.now)
         run.loop.feed(Acknowledgement(in_force.number, 0, time, positions=in_force.positions))
@@ -78,9 +81,8 @@ def _recall(run: MonitoredRun, history: list[Record], moment: Moment) -> None:
         run.loop.window.first_time = moment.monotonic_at(began)
 
 
-def _in_force(run: MonitoredRun, past: list[TelemetryRecord], history: list[Record]) -> Revision | None:
+def _in_force(run: MonitoredRun, past: list[TelemetryRecord], oldest: Sample | None) -> Revision | None:
     """The positions in force before the ring's oldest record: the page's if it was followed by then, else the journal's."""
-    oldest = next((record for record in history if isinstance(record, Sample)), None)
     asked = _asked(run)
     journaled = past[-1].revision if past else 0
     if oldest is not None and asked is not None and asked.number == oldest.revision > journaled:

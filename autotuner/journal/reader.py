@@ -88,9 +88,12 @@ class Reader:
         condition = "run_id = ? AND (changed > 0 OR vetoed <> '')" if changed_only else "run_id = ?"
         return self._select(DecisionRecord, condition, (run_id,), "decision_id", last)
 
-    def telemetry(self, run_id: str, since_unix: float = 0.0, last: int | None = None) -> list[TelemetryRecord]:
+    def telemetry(
+        self, run_id: str, since_unix: float = 0.0, last: int | None = None, before_step: float = math.inf
+    ) -> list[TelemetryRecord]:
         """One row a tick that had a new sample."""
-        return self._select(TelemetryRecord, "run_id = ? AND time_unix >= ?", (run_id, since_unix), "time_unix", last)
+        condition = "run_id = ? AND time_unix >= ? AND step < ?"
+        return self._select(TelemetryRecord, condition, (run_id, since_unix, before_step), "time_unix", last)
 
     def first_telemetry_unix(self, run_id: str) -> float | None:
         """When the oldest telemetry row of a run was written; None without any."""

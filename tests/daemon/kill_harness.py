@@ -4,6 +4,10 @@ Run: ``python -m tests.daemon.kill_harness --kills 1000 --seed 1``. Each daemon 
 journal, ring and page; it is forked from a process that has imported everything, since starting Python would be nearly all of
 the time. Daemon and training share a clock that the training drives, so that intervals of seconds pass in microseconds. The
 kernel stops the daemon wherever it happens to be.
+
+Most are aimed: the first word of a change that is written down starts a timer of the kernel's, and its end kills. That it is
+SIGALRM's default action instead of SIGKILL makes no difference: neither runs any code of the daemon's. ``inside`` counts those
+that died between the first word of a change and the end of the tick that made it.
 """
 
 from __future__ import annotations
@@ -38,6 +42,12 @@ START_KILLS = 0.2
 """Share of the daemons that are killed while they start."""
 START_SECONDS = 0.1
 LONGEST_LIFE_TICKS = 20
+AIMED_KILLS = 0.75
+"""Share of the others that are killed soon after the first word of a change; the rest at any moment."""
+CHANGE_SECONDS = 0.0015
+"""The time within which that happens; writing the change down, asking for it and saying so takes about as long."""
+PATIENCE_SECONDS = 5.0
+"""For an aimed daemon that changes nothing; then it is killed like the others."""
 TICK_SECONDS = 0.005
 """About; the kill comes at a random moment within so long after the last tick."""
 
@@ -58,7 +68,7 @@ class Wanders:
 class Shared:
     """What daemon and training have in common: the clock, and the newest things that the daemon was told are on the disk."""
 
-    FIELDS = ("now", "intended", "recorded", "ticks")
+    FIELDS = ("now", "intended", "recorded", "ticks", "changing")
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 8 * len(self.FIELDS))
@@ -70,14 +80,19 @@ class Shared:
         struct.pack_into("d", self._memory, 8 * self.FIELDS.index(name), value)
 
 
-def live(state: Path, shared: Shared, seed: int) -> None:
-    """The daemon's whole life; it ends by SIGKILL alone."""
+def live(state: Path, shared: Shared, seed: int, aimed: bool) -> None:
+    """The daemon's whole life; it ends by a signal alone."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1), os.dup2(null, 2)
     server.resolve_policy = lambda name, artefacts: ResolvedPolicy(Wanders(seed))
     intend, commit = Journal.intend, Journal.commit
 
+    fuse = random.Random(seed).uniform(1e-6, CHANGE_SECONDS)
+
     def telling_intend(journal, changes):
+        shared["changing"] = 1
+        if aimed:
+            signal.setitimer(signal.ITIMER_REAL, fuse)
         intend(journal, changes)
         shared["intended"] = max(change.revision for change in changes)
 
@@ -92,6 +107,7 @@ def live(state: Path, shared: Shared, seed: int) -> None:
     daemon.start(at(shared["now"]))
     while True:
         daemon.tick(at(shared["now"]))
+        shared["changing"] = 0
         shared["ticks"] += 1
 
 
@@ -103,7 +119,7 @@ class Harness:
         self.run = FakeRun(state, RUN, capacity=256)
         self.run.declare(replace(self.run.declaration, budget_seconds=1e7))  # towards its end nothing is changed any more
         self.kills = self.torn = self.lost = self.disturbed = 0
-        self.during_start = self.changes = 0
+        self.during_start = self.inside = self.changes = 0
 
     def step(self) -> None:
         """One training step; now and then it takes over what is asked."""
@@ -115,27 +131,32 @@ class Harness:
     def kill(self) -> None:
         """A daemon's life and death, and what it left."""
         seed, ticks = self.random.getrandbits(32), self.shared["ticks"]
+        starting = self.random.random() < START_KILLS
+        aimed = not starting and self.random.random() < AIMED_KILLS
+        self.shared["changing"] = 0
         child = os.fork()
         if not child:
             try:
-                live(self.state, self.shared, seed)
+                live(self.state, self.shared, seed, aimed)
             finally:
                 os._exit(1)  # it raised: the parent sees that it did not die by the signal
-        self._train_beside(child, ticks)
+        self._train_beside(child, ticks, starting, aimed)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             raise RuntimeError(f"daemon {self.kills + 1} ended by itself")
         self.kills += 1
-        self.during_start += self.shared["ticks"] == ticks
+        self.inside += self.shared["changing"] == 1
+        self.during_start += self.shared["ticks"] == ticks and not self.shared["changing"]
         self.torn += self._torn()
         self.lost += self._lost()
         self.disturbed += self._disturbed()
 
-    def _train_beside(self, child: int, ticks: float) -> None:
-        """Training goes on until it is time to kill."""
-        last, began = ticks + self.random.randint(1, LONGEST_LIFE_TICKS), time.monotonic()
-        seconds = self.random.uniform(0.0, START_SECONDS) if self.random.random() < START_KILLS else math.inf
+    def _train_beside(self, child: int, ticks: float, starting: bool, aimed: bool) -> None:
+        """Training goes on until it is time to kill, or the daemon is dead."""
+        began = time.monotonic()
+        last = math.inf if aimed else ticks + self.random.randint(1, LONGEST_LIFE_TICKS)
+        seconds = self.random.uniform(0.0, START_SECONDS) if starting else PATIENCE_SECONDS if aimed else math.inf
         while time.monotonic() - began < seconds and self.shared["ticks"] < last:
             if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return
@@ -171,7 +192,7 @@ class Harness:
         return not wanted <= changes or max(steps, default=0) < self.shared["recorded"]
 
     def _disturbed(self) -> bool:
-        """Whether anything moves, or cannot be read, while nobody is there."""
+        """Whether anything moves or cannot be read while nobody is there, or a daemon took a change for the script's own."""
         asked, held = self.run.page.revision(), self.run.positions
         for _ in range(3):
             self.shared["now"] += STEP_SECONDS
@@ -179,11 +200,17 @@ class Harness:
         on_ladder = asked is not None and all(
             0 <= position < len(knob.values) for knob, position in zip(self.run.declaration.knobs, asked.positions, strict=True)
         )
-        return not on_ladder or self.run.page.revision() != asked or self.run.positions != held
+        return not on_ladder or self.run.page.revision() != asked or self.run.positions != held or self._pinned()
+
+    def _pinned(self) -> bool:
+        if not self.shared["recorded"]:
+            return False
+        with Reader(journal_path(self.state)) as journal:
+            return bool(journal.pins(RUN))  # this script never turns a knob itself
 
     def result(self) -> dict[str, int]:
-        """The counts, with how many daemons died while they started and how many changes there were."""
-        names = ("kills", "torn", "lost", "disturbed", "during_start", "changes")
+        """The counts, with how many daemons died inside a change or while they started, and how many changes there were."""
+        names = ("kills", "torn", "lost", "disturbed", "inside", "during_start", "changes")
         return {name: getattr(self, name) for name in names}
 
 

@@ -115,6 +115,25 @@ def test_an_answer_given_while_no_daemon_ran_is_heard_by_the_next(tmp_path, monk
     kill(second)
 
 
+def test_changes_that_an_earlier_daemon_made_are_not_taken_for_the_scripts_own(tmp_path, monkeypatch, cats):
+    daemon = start_daemon(tmp_path, monkeypatch, policy=Wishes("pace", -1))
+    for began in (0.0, 10.0):
+        cats.train(began, began + 8.0)
+        daemon.tick(at(began + 8.0))
+        cats.acknowledge(began + 9.0)
+        cats.sample(began + 9.5)
+        daemon.tick(at(began + 9.5))
+    moved = cats.positions
+    kill(daemon)
+    second = start_daemon(tmp_path, monkeypatch, now=21.0)
+    monkeypatch.setattr(ControlLoop, "due", lambda self, now: False)
+    second.tick(at(21.0))
+    assert second.journal.changes("cats-1")[-1].revision == 2
+    assert second.live["cats-1"].loop.positions == moved
+    assert second.journal.pins() == []
+    kill(second)
+
+
 def test_a_refusal_given_while_no_daemon_ran_stays_a_refusal(tmp_path, monkeypatch, cats):
     daemon = start_daemon(tmp_path, monkeypatch)
     cats.train(0.0, 4.0)
@@ -266,6 +285,7 @@ def test_lost_records_are_counted_once_over_restarts(tmp_path, monkeypatch):
     assert lost > 0
     daemon.stop(at(20.5))
     second = start_daemon(tmp_path, monkeypatch, now=21.0)
+    monkeypatch.setattr(ControlLoop, "due", lambda self, now: False)
     second.tick(at(21.0))
     assert second.snapshot.runs[0].lost_records == lost
     kill(second)
