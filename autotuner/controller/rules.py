@@ -16,6 +16,8 @@ COARSE_UNTIL = 0.12
 16 or 20 of 28 pixels saves 11 to 21 % of the time to the loss that a full run has at 40 % of its time."""
 COARSE_LEAST = 0.5
 """Lowest ratio of the full resolution that is gone down to; lower ones were not recorded."""
+COARSE_FIRST_STEP = 250
+"""A run whose first step that was seen is beyond this goes on with what it has learned: coarse structure is learned already."""
 COARSE_PAYS = 1.0
 """Images at ratio r of full resolution must be measured to come r**-COARSE_PAYS as fast."""
 DISTILL_FROM = 0.70
@@ -117,9 +119,9 @@ def _coarse_pays(window: RunWindow) -> bool:
 
 
 def next_coarser(window: RunWindow) -> bool:
-    """Whether there is a lower resolution that is not too low a part of the full one."""
+    """Whether there is a lower resolution that is not too low a part of the full one, in a run that began with nothing."""
     positions = moved(window, "resolution", -1)
-    if positions is None:
+    if positions is None or (window.first_step or 0) > COARSE_FIRST_STEP:
         return False
     full = window.declaration.knobs[window.index["resolution"]].values[-1]
     return window.value("resolution", 0.0, positions) >= COARSE_LEAST * full

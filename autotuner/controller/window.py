@@ -69,6 +69,7 @@ class RunWindow:
         self.changed_at = -math.inf  # time of the newest change
         self.loss_comparable_from = 0  # interval number since when training losses measure the same thing
         self.first_time: float | None = None
+        self.first_step: int | None = None
         self.last_sample: Sample | None = None
         self.first_evaluation: Evaluation | None = None
         self.best_held_out = math.inf
@@ -121,6 +122,8 @@ class RunWindow:
         """Take one optimizer step."""
         if self.first_time is None:
             self.first_time = sample.time
+        if self.first_step is None:
+            self.first_step = sample.step
         before, self.last_sample = self.last_sample, sample
         self._steps += 1
         if sample.flags & FLAG_OUT_OF_MEMORY:

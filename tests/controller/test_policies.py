@@ -135,6 +135,14 @@ def test_rules_begin_coarse_and_distill_last():
 
 
 @pytest.mark.parametrize("policy", [Rules, Forecast])
+def test_a_training_that_is_resumed_does_not_begin_coarse_again(policy):
+    bench = modelled(policy())
+    bench.step = 5000
+    changes = [change.what for _ in range(10) for change in bench.turn().changes]
+    assert not [what for what in changes if what.startswith("resolution")]
+
+
+@pytest.mark.parametrize("policy", [Rules, Forecast])
 def test_full_resolution_comes_back_though_another_program_took_the_memory_meanwhile(policy):
     knobs = (declare("resolution", 28, [16, 20, 28]), declare("micro_batch", 64, [8, 16, 32, 64]))
     bench = modelled(policy(), knobs, image_bytes=3.0 * MEGABYTE)
