@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import statistics
 import sys
 import tempfile
@@ -38,6 +39,7 @@ HOUR = 3600.0
 LIVE_RUNS = 3
 RUN_SECONDS = (1200.0, 5400.0)
 SAMPLE_SECONDS, EVALUATION_SECONDS, SCRAPE_SECONDS, PAGE_SECONDS, LOOK_SECONDS = 2.0, 60.0, 15.0, 120.0, 900.0
+CLIENT_SECONDS = 300.0
 RETENTION_SECONDS, RETENTION_DAYS = 6 * HOUR, 0.25
 PRESSURE_EVERY, PRESSURE_FOR = 1800.0, 120.0
 ALLOWED_GROWTH = {"rss_mb": 3.0, "descriptors": 0, "threads": 0}
@@ -116,6 +118,8 @@ def day(state: Path, hours: float, seed: int, told=print) -> list[Look]:
                 fetch(port, "/metrics")
             if now % PAGE_SECONDS == 0:
                 fetch(port, "/")
+            if now % CLIENT_SECONDS == 0:
+                visit(sockets.path)
             if now % RETENTION_SECONDS == 0:
                 retain(state, max(kept_from(state, RETENTION_DAYS, UNIX + now), UNIX + now - RETENTION_SECONDS))
             if now % LOOK_SECONDS == 0:
@@ -134,6 +138,18 @@ def fetch(port: int, path: str) -> bytes:
     """What a browser or Prometheus gets."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
         return answer.read()
+
+
+def visit(path: Path) -> None:
+    """A client in another language: a short run from beginning to end."""
+    with socket.socket(socket.AF_UNIX) as client, client.makefile("rw") as lines:
+        client.settimeout(30.0)
+        client.connect(str(path))
+        for message in ({"type": "declare", "name": "visitor"}, {"type": "end"}):
+            lines.write(json.dumps(message) + "\n")
+            lines.flush()
+            answer = json.loads(lines.readline())
+            assert answer["type"] in ("declared", "ended"), answer
 
 
 def look(state: Path, now: float, runs: int) -> Look:

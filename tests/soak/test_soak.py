@@ -15,6 +15,7 @@ def lived(tmp_path, hours):
 def test_a_part_of_a_day_leaves_no_descriptor_and_no_thread(tmp_path, monkeypatch):
     monkeypatch.setattr(day, "LOOK_SECONDS", 60.0)
     monkeypatch.setattr(day, "RUN_SECONDS", (60.0, 120.0))
+    monkeypatch.setattr(day, "CLIENT_SECONDS", 30.0)
     looks = lived(tmp_path, 0.2)
     assert looks[-1].runs > 10
     grown = growth(looks)
