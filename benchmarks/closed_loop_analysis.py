@@ -228,7 +228,7 @@ def summary(lines: Sequence[Line], ours: str, arms: Sequence[str], target: float
         "oom": sum(line["oom"] > 0 for line in mine),
         "diverged": sum(map(diverged, mine)),
         "failed": sum(line["failure"] != "" for line in mine),
-        "winner": winner(lines, arms, target),
+        "winner": winner([line for line in lines if KINDS[line["kind"]].group != "bad_start"], arms, target),
     }
 
 
