@@ -142,7 +142,7 @@ class Holdout:
         new = sorted((run for run in self._ended_runs() if run.run_id not in used), key=_end)
         if len(new) < BLOCK_RUNS and not self._blocks:
             return
-        from autotuner.daemon.gain import SCORE_VERSION, evidence  # NumPy: only who has enough runs pays for it
+        from autotuner.daemon.gain import SCORE_VERSION, evidence
 
         def mine() -> list[ComparisonRecord]:
             return [b for b in self._blocks if (b.served_policy, b.version) == (self.served, SCORE_VERSION)]
