@@ -164,9 +164,9 @@ def retain(state_directory: Path, before_unix: float) -> tuple[int, int]:
     """Delete older rows, and directories of runs that ended before; return how many of each. Raises JournalError."""
     directories = 0
     with Journal(journal_path(state_directory)) as journal:
-        for run in journal.runs(live=False):
-            directory = state_directory / "runs" / run.run_id
-            if run.ended_unix is not None and run.ended_unix < before_unix and directory.is_dir():
+        for run_id in journal.ended_run_ids(before_unix):
+            directory = state_directory / "runs" / run_id
+            if directory.is_dir():
                 shutil.rmtree(directory, ignore_errors=True)
                 directories += 1
         return journal.delete_before(before_unix), directories

@@ -150,7 +150,7 @@ class Daemon:
             if not (self.config.state_directory / "runs" / run.run_id).is_dir():
                 self.journal.update_run(run.run_id, ended_unix=moment.unix, outcome="vanished")
         self.journal.commit()
-        return {run.run_id for run in self.journal.runs(live=False)}
+        return set(self.journal.ended_run_ids())
 
     def _reread(self, moment: Moment) -> None:
         if self.frozen:  # an answer that cannot be written down would be given again

@@ -58,6 +58,18 @@ class Reader:
         condition = {None: "1", True: "ended_unix IS NULL", False: "ended_unix IS NOT NULL"}[live]
         return self._select(RunRecord, condition, (), "created_unix, rowid", last)
 
+    def ended_run_ids(self, before_unix: float = math.inf) -> list[str]:
+        """Ids of the runs that ended before this time; of thousands, whole rows would cost the daemon tens of MB for ever."""
+        try:
+            ids = [found for (found,) in self._connection.execute(
+                "SELECT run_id FROM runs WHERE ended_unix < ? ORDER BY created_unix, rowid", (before_unix,)
+            )]  # fmt: skip
+        except SQLITE_ERRORS as error:
+            raise JournalError(f"journal {self.path}: {error}") from None
+        if not all(isinstance(found, str) for found in ids):
+            raise JournalError(f"journal {self.path}: table runs holds a row whose run_id is not a text")
+        return ids
+
     def run(self, run_id: str) -> RunRecord | None:
         """The run with exactly this id."""
         return next(iter(self._select(RunRecord, "run_id = ?", (run_id,), "rowid")), None)
