@@ -49,6 +49,8 @@ SPREAD_OF_PACE = 0.5
 """Of what a higher pace is expected to bring: a hot machine gives less."""
 PREVIEW_WORTH = 0.002
 """What the finer previews of one ladder step are worth to a person, against time."""
+EARLIEST_STUDENT = 0.6
+"""Share of the budget before which no student begins where no target says that the teacher is good enough."""
 STUDENT_FLOOR, STUDENT_TIME = 0.5, 0.12
 """Prior of a student: relative few-step distance after long, and the share of the budget in which 63 % of the way is done."""
 TEACHER_WORTH = 3.0
@@ -174,7 +176,8 @@ class _Look:
         if target and used < LATEST_STUDENT and not self._reached(target):
             return LATEST_STUDENT
         slope = 0.1 if curve is None else curve
-        shares = [used, *(used + 0.02 * k for k in range(1, 40) if used + 0.02 * k <= LATEST_STUDENT)]
+        earliest = used if target else max(used, EARLIEST_STUDENT)
+        shares = [earliest, *(earliest + 0.02 * k for k in range(1, 40) if earliest + 0.02 * k <= LATEST_STUDENT)]
 
         def worth(begin: float) -> float:
             ratio = STUDENT_FLOOR + (1.0 - STUDENT_FLOOR) * math.exp(-(1.0 - begin) / STUDENT_TIME)

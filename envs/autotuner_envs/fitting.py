@@ -118,7 +118,7 @@ def fit_costs(costs: dict[str, Any]) -> tuple[StepCost, MemoryCost, EvaluationCo
     return step, memory, evaluation, errors
 
 
-_STARTS = asdict(Curve())
+_STARTS = asdict(Curve()) | {"best_octaves": 0.0}
 _FITTED = tuple(field.name for field in fields(Curve))
 _PRIOR_WEIGHT = 0.02
 """Pull of each parameter's logarithm to its start: keeps what the runs do not tell apart from running away."""
@@ -129,7 +129,9 @@ _PRIOR_WEIGHTS = np.array([_HELD.get(name, _PRIOR_WEIGHT) for name in _FITTED])
 
 
 def _curve_at(x: Array) -> Curve:
-    return Curve(**{name: _STARTS[name] * math.exp(value) for name, value in zip(_FITTED, x, strict=True)})
+    values = {name: _STARTS[name] * math.exp(value) for name, value in zip(_FITTED, x, strict=True)}
+    values["best_octaves"] = float(x[_FITTED.index("best_octaves")])  # on either side of the script's own rate
+    return Curve(**values)
 
 
 def predicted_losses(curve: Curve, trace: dict[str, Any], densities: Sequence[float] = (1.0,) * 4) -> list[float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIB = 2**20
-EVALUATIONS = 25
-"""Evaluations over the budget."""
+MOST_EVALUATIONS = 50
+"""Evaluations over the longest-watched budget."""
 QUALITY_EVERY = 3
 """Every how many of them the few-step quality is measured too."""
 

@@ -11,7 +11,7 @@ from autotuner.knobs import KnobDeclaration, declare
 from autotuner.messages import Declaration
 from autotuner_envs.calibration import Calibration, load
 from autotuner_envs.curves import Curve, Distillation
-from autotuner_envs.machine import EVALUATIONS, QUALITY_EVERY, EvaluationCost, MemoryCost, StepCost
+from autotuner_envs.machine import MOST_EVALUATIONS, QUALITY_EVERY, EvaluationCost, MemoryCost, StepCost
 
 BATCH = 64
 FULL = 28
@@ -75,6 +75,19 @@ class Scenario:
     """Distillation stages that the script's own learning-rate schedule leaves time for."""
     target: float = 0.0
     """Held-out loss that counts as good enough."""
+    target_declared: bool = True
+    """Whether the run says so: most people know no loss that would be good enough."""
+    decisions: float = 60.0
+    """Decisions in a budget: a run of minutes has few of them, one of a night has hundreds."""
+    evaluations: int = 25
+    """Held-out evaluations in a budget."""
+    tells_heat: bool = True
+    """Whether the sensors know a heat level; where they do not, only throughput shows it."""
+
+    @property
+    def interval_seconds(self) -> float:
+        """Between two decisions."""
+        return self.budget_seconds / self.decisions
 
     def limit(self, elapsed: float) -> float:
         """Bytes that the run may use at ``elapsed`` seconds without swapping."""
@@ -145,7 +158,9 @@ def base(family: str, seed: int, random: np.random.Generator, calibration: Calib
         weight_bytes=facts.memory.weight_bytes * memory_scale,
         image_bytes=facts.memory.image_bytes * memory_scale * float(random.uniform(0.7, 1.4)),
     )
-    evaluation = scaled(facts.evaluation, float(random.uniform(0.01, 0.06)) * budget / _plain_evaluations(facts.evaluation))
+    evaluations = int(random.integers(12, MOST_EVALUATIONS + 1))
+    share = float(np.exp(random.uniform(math.log(0.01), math.log(0.2))))
+    evaluation = scaled(facts.evaluation, share * budget / plain_evaluations(facts.evaluation, evaluations))
     preview = evaluation.preview_step_seconds * float(np.exp(random.normal(0.0, 0.5)))
     images = budget / step.seconds(BATCH, BATCH, 1.0, 0) * BATCH
     difficulty = float(np.exp(random.uniform(math.log(0.25), math.log(1.5))))
@@ -172,6 +187,10 @@ def base(family: str, seed: int, random: np.random.Generator, calibration: Calib
         limits=(MemoryLimit(0.0, total),),
         step_noise=float(random.uniform(0.01, 0.06)),
         stages=2 if "distill" in declared else 0,
+        decisions=float(np.exp(random.uniform(math.log(20.0), math.log(240.0)))),
+        evaluations=evaluations,
+        target_declared=bool(random.random() < 0.5),
+        tells_heat=bool(random.random() < 0.75),
         density_efficiency=tuple(
             efficiency * (float(np.exp(random.normal(0.0, 0.1))) if i else 1.0)
             for i, efficiency in enumerate(facts.density_efficiency)
@@ -179,10 +198,10 @@ def base(family: str, seed: int, random: np.random.Generator, calibration: Calib
     )  # fmt: skip
 
 
-def _plain_evaluations(cost: EvaluationCost) -> float:
-    """Seconds of all evaluations of a run whose previews take eight steps."""
+def plain_evaluations(cost: EvaluationCost, count: int) -> float:
+    """Seconds of ``count`` evaluations of a run whose previews take eight steps."""
     each = cost.held_out_seconds + 8 * cost.preview_step_seconds
-    return EVALUATIONS * (each + cost.quality_seconds / QUALITY_EVERY)
+    return count * (each + cost.quality_seconds / QUALITY_EVERY)
 
 
 def scaled(cost: EvaluationCost, scale: float) -> EvaluationCost:
@@ -211,8 +230,9 @@ def _vary_curve(curve: Curve, random: np.random.Generator) -> Curve:
         return value * float(np.exp(random.normal(0.0, deviation)))
 
     # Recorded: one script, at a rate chosen to be good and with coarse images worth as much as full ones at first. The rate of
-    # others may be too low or too high, and their coarse images worth less: both are assumed.
-    curvature = float(np.exp(random.uniform(math.log(0.015), math.log(0.12))))
+    # others may be too low or too high, and their coarse images worth less: both are assumed. Around what was recorded: an
+    # image loses 5 % of its worth an octave above the script's rate by the slope, and 8 % by the curvature.
+    curvature = float(np.exp(random.uniform(math.log(0.03), math.log(0.2))))
     return replace(
         curve,
         coarse=around(curve.coarse, 0.1),
@@ -224,7 +244,7 @@ def _vary_curve(curve: Curve, random: np.random.Generator) -> Curve:
         gap=around(curve.gap, 0.3),
         return_images=around(curve.return_images, 0.3),
         rate_curvature=curvature,
-        best_octaves=float(random.normal(0.05, 0.15)) / (2 * curvature),
+        best_octaves=float(random.normal(-0.05, 0.15)) / (2 * curvature),
     )
 
 

@@ -12,8 +12,7 @@ import numpy as np
 from autotuner.diffusion.plan import teacher_rate
 from autotuner.knobs import declare
 from autotuner_envs.curves import WARM_UP
-from autotuner_envs.machine import EVALUATIONS
-from autotuner_envs.scenario import BATCH, LADDERS, HeatSetting, MemoryLimit, Scenario, Span, base, scaled
+from autotuner_envs.scenario import BATCH, LADDERS, HeatSetting, MemoryLimit, Scenario, Span, base, plain_evaluations, scaled
 
 Change = Callable[[Scenario, np.random.Generator], Scenario]
 
@@ -48,10 +47,12 @@ def _heats(profiles: tuple[str, ...], minutes: tuple[float, float]) -> Change:
     return change
 
 
-def _memory_taken(returned: bool) -> Change:
+def _memory_taken(returned: bool, begins: tuple[float, float] = (0.1, 0.7), left: tuple[float, float] = (0.45, 0.95)) -> Change:
+    """From a share of the budget on, the run has a part of what its script uses."""
+
     def change(scenario: Scenario, random: np.random.Generator) -> Scenario:
-        start = float(random.uniform(0.1, 0.7)) * scenario.budget_seconds
-        limits = [*scenario.limits, MemoryLimit(start, _plain(scenario) * float(random.uniform(0.45, 0.95)))]
+        start = float(random.uniform(*begins)) * scenario.budget_seconds
+        limits = [*scenario.limits, MemoryLimit(start, _plain(scenario) * float(random.uniform(*left)))]
         if returned:
             end = start + float(random.uniform(0.1, 0.4)) * scenario.budget_seconds
             limits.append(MemoryLimit(end, scenario.total_bytes))
@@ -155,7 +156,9 @@ def _costly_previews(scenario: Scenario, random: np.random.Generator) -> Scenari
     scenario = _start("sampling_steps", (3,))(scenario, random)
     cost = scenario.evaluation
     share = float(random.uniform(0.1, 0.3))  # of the budget, spent on previews
-    return replace(scenario, evaluation=replace(cost, preview_step_seconds=share * scenario.budget_seconds / EVALUATIONS / 32))
+    return replace(
+        scenario, evaluation=replace(cost, preview_step_seconds=share * scenario.budget_seconds / scenario.evaluations / 32)
+    )
 
 
 def _tight_start(scenario: Scenario, random: np.random.Generator) -> Scenario:
@@ -192,6 +195,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("gaps", _SEEN, _gaps, "telemetry stops for a while as memory is taken"),
     Family("scattered", ("train",), _scattered, "every knob starts anywhere on its ladder"),
     Family("hours", ("train",), _budget(3600.0, 14400.0), "a budget of one to four hours"),
+    Family("squeezed", ("train",), _memory_taken(False, (0.03, 0.4), (0.2, 0.6)), "another program takes most memory, early"),
     Family("memory_returned", ("validation", "test"), _memory_taken(True), "another program takes memory and gives it back"),
     Family("costly_previews", ("validation", "test"), _costly_previews, "previews take a tenth of the time and more"),
     Family("learning_rate", _SEEN, _start("lr_scale", (0, 3), (0.25, 0.5, 1.0, 2.0)), "the script's learning rate is far off"),
@@ -245,11 +249,13 @@ _TARGET_SLICES = 50
 
 def targeted(scenario: Scenario) -> Scenario:
     """Set the target: what the plain run, undisturbed at full resolution, has reached at TARGET_SHARE of its budget."""
-    step = scenario.step.seconds(scenario.batch, scenario.batch, 1.0, 0)
+    training = 1.0 - plain_evaluations(scenario.evaluation, scenario.evaluations) / scenario.budget_seconds
+    step = scenario.step.seconds(scenario.batch, scenario.batch, 1.0, 0) / max(training, 0.5)
     images = TARGET_SHARE / _TARGET_SLICES * scenario.budget_seconds / step * scenario.batch / scenario.image_scale
     seen = rate = 0.0
     for i in range(_TARGET_SLICES):
         rate = teacher_rate(TARGET_SHARE * (i + 0.5) / _TARGET_SLICES, scenario.stages, WARM_UP)
         seen += images * rate**scenario.curve.rate_exponent
     target = scenario.curve.held_out_loss(seen, seen, 0.0, rate)
-    return replace(scenario, target=target, declaration=replace(scenario.declaration, target=target))
+    declared = target if scenario.target_declared else None
+    return replace(scenario, target=target, declaration=replace(scenario.declaration, target=declared))

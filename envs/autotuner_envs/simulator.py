@@ -21,7 +21,7 @@ from autotuner.telemetry.heat import HeatModel
 from autotuner.telemetry.scripted import InjectedState, slowdown
 from autotuner_envs.curves import WARM_UP
 from autotuner_envs.draws import EVALUATION, FINITE, KILL, LOSS, QUALITY, STEP, normal, uniform
-from autotuner_envs.machine import EVALUATIONS, QUALITY_EVERY
+from autotuner_envs.machine import QUALITY_EVERY
 from autotuner_envs.scenario import Scenario
 
 START_TIME = 1000.0
@@ -101,7 +101,7 @@ class Simulator:
 
     @property
     def _evaluation_interval(self) -> float:
-        return self.scenario.budget_seconds / EVALUATIONS
+        return self.scenario.budget_seconds / self.scenario.evaluations
 
     def value(self, name: str) -> float:
         """The value in force of knob ``name``, or what an undeclared knob stands at."""
@@ -341,7 +341,7 @@ class Simulator:
             memory_available_bytes=int(max(0.0, limit - state.used_bytes)),
             memory_pressure=state.memory_pressure,
             swap_used_bytes=int(max(0.0, state.used_bytes - limit)),
-            thermal_level=state.thermal_level if self._heat else None,
-            celsius=self._heat.state.die_celsius if self._heat else None,
+            thermal_level=state.thermal_level if self.scenario.tells_heat else None,
+            celsius=self._heat.state.die_celsius if self._heat and self.scenario.tells_heat else None,
             injected=True,
         )

@@ -41,8 +41,8 @@ class TrainingRun(gymnasium.Env[Observation, np.int64]):
     this environment's split, drawn from the environment's generator. One interval at the script's own values passes before
     the first observation.
 
-    Episode end: terminated when the budget is spent or the machine killed the run. Never truncated. About 60 decisions for
-    budgets of two minutes to an hour, 60 an hour beyond.
+    Episode end: terminated when the budget is spent or the machine killed the run. Never truncated. 20 to 240 decisions,
+    drawn with the scenario.
 
     Version history: v0, first.
     """
@@ -62,7 +62,7 @@ class TrainingRun(gymnasium.Env[Observation, np.int64]):
         super().reset(seed=seed)
         self.scenario = self._scenario(options or {})
         self.simulator = Simulator(self.scenario)
-        self.loop = ControlLoop(self.scenario.declaration, Hold())
+        self.loop = ControlLoop(self.scenario.declaration, Hold(), interval_seconds=self.scenario.interval_seconds)
         self.decisions = []
         self.pressure_seconds = self.heat_seconds = 0.0
         self._potential = potential(self.simulator)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
@@ -21,6 +21,7 @@ from autotuner_envs.batch.compiled import sources
 from autotuner_envs.batch.runs import BatchedRuns
 from autotuner_envs.scenarios import SEEDS, families, frozen
 from autotuner_envs.training_run import TrainingRun
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks
@@ -29,6 +30,9 @@ from autotuner.controller.learned import Learned
 from autotuner_policies.demonstrations import demonstrations
 from autotuner_policies.export import arrays_of, read_card, versions, write
 from autotuner_policies.vectorised import VectorisedRuns, pool
+
+Choice = Callable[[NDArray[np.float32], NDArray[np.bool_]], int]
+"""The action for one observation and its mask."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def train(args: Args, seed: int) -> Path:
     facts |= {"seconds": round(seconds, 1), **validate(model, args.validation)}
     print(facts, flush=True)
     write(directory, "learned", arrays_of(model), {"settings": settings(args), "trained": facts})
-    check_export(model, directory)
+    check_export(greedy(model), directory)
     return directory
 
 
@@ -205,16 +209,25 @@ def main(arguments: Sequence[str]) -> None:
     print(f"wrote {directory}, seed {best['seed']} of {[card['seed'] for card in cards]}")
 
 
-def check_export(model: MaskablePPO, directory: Path) -> None:
-    """The runtime must choose what torch chooses, or the artefact is not fit to ship."""
+def greedy(model: MaskablePPO) -> Choice:
+    """What the model chooses when it does not explore."""
+
+    def choose(observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
+        return int(model.predict(observation, action_masks=mask, deterministic=True)[0])
+
+    return choose
+
+
+def check_export(choose: Choice, directory: Path) -> None:
+    """The runtime must choose what was trained to be chosen, or the artefact is not fit to ship; raises RuntimeError."""
     learned = Learned.load(directory)
     env = TrainingRun("validation")
     observation, _ = env.reset(seed=0)
     for _ in range(40):
         mask = get_action_masks(env)
-        action, _ = model.predict(observation, action_masks=mask, deterministic=True)
-        if learned.choose(observation.tolist(), mask.tolist()).action != int(action):
-            raise RuntimeError(f"{directory}: the exported policy and torch disagree")
+        action = choose(observation, mask)
+        if learned.choose(observation.tolist(), mask.tolist()).action != action:
+            raise RuntimeError(f"{directory}: the exported policy and the trained one disagree")
         observation, _, ended, _, _ = env.step(np.int64(action))
         if ended:
             break

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotuner.controller.actions import ACTION_COUNT, ACTIONS
-from autotuner.controller.loop import interval_for
 from autotuner.controller.window import HISTORY
 from autotuner.knobs import KNOB_NAMES, KNOBS
 from autotuner.telemetry.heat import AMBIENT_CELSIUS, PROFILES, HeatModel, HeatProfile
 from autotuner_envs.curves import Curve, Distillation
-from autotuner_envs.machine import EVALUATIONS, EvaluationCost, MemoryCost, StepCost
+from autotuner_envs.machine import MOST_EVALUATIONS, EvaluationCost, MemoryCost, StepCost
 from autotuner_envs.scenario import Scenario
 
 KNOB_COUNT = len(KNOBS)
@@ -31,7 +30,7 @@ STAGES = 4
 SPANS = 4
 """Most limits, gaps or bursts of one scenario, and entries of a table of stages or densities."""
 SHAPES = 2 * LADDER * LADDER
-MEASUREMENTS = EVALUATIONS + 3
+MEASUREMENTS = MOST_EVALUATIONS + 3
 CHANGES = 512
 ACTION_KNOB = np.array([KNOB_NAMES.index(action.knob) if action.step else 0 for action in ACTIONS])
 ACTION_STEP = np.array([action.step for action in ACTIONS])
@@ -52,6 +51,7 @@ _SCENARIO = [
     ("seed", "u8"), ("budget_seconds", "f8"), ("interval_seconds", "f8"), ("image_scale", "f8"), ("batch", "f8"),
     ("full_resolution", "f8"), ("step_noise", "f8"), ("leak_bytes_per_second", "f8"),
     ("density_efficiency", "f8", (SPANS,)), ("stages", "i8"), ("target", "f8"), ("max_shapes", "i8"),
+    ("target_declared", "?"), ("evaluations", "i8"), ("tells_heat", "?"),
     ("values", "f8", (KNOB_COUNT, LADDER)), ("count", "i8", (KNOB_COUNT,)), ("start", "i8", (KNOB_COUNT,)),
     ("fixed", "f8", (KNOB_COUNT,)),
     ("step_cost", _numbers(StepCost)), ("memory_cost", _numbers(MemoryCost)), ("evaluation_cost", _numbers(EvaluationCost)),
@@ -78,7 +78,8 @@ _WINDOW = [
     ("sample_images", "f8"), ("sample_step", "f8"), ("sample_step_seconds", "f8"), ("seen_shapes", "u1", (LADDER, LADDER)),
     ("seen_shape_count", "i8"), ("best_rates", "f8", (LADDER, LADDER, STAGES)), ("best_rate", "f8"),
     ("first_held_out", "f8"), ("best_held_out", "f8"), ("held_out", "f8", (2,)), ("held_out_time", "f8", (2,)),
-    ("held_out_count", "i8"), ("gap", "f8", (MEASUREMENTS,)), ("gap_stage", "i8", (MEASUREMENTS,)), ("gap_count_seen", "i8"),
+    ("held_out_count", "i8"), ("gap", "f8", (MEASUREMENTS,)), ("gap_stage", "i8", (MEASUREMENTS,)),
+    ("gap_number", "i8", (MEASUREMENTS,)), ("gap_count_seen", "i8"),
     ("first_quality", "f8"), ("qualities", "f8", (2,)), ("quality_count", "i8"), ("evaluation_seconds", "f8"),
     ("evaluation_interval", "i8"), ("has_machine", "?"), ("machine_time", "f8"), ("machine_available", "f8"),
     ("machine_pressure", "i8"), ("machine_swap", "f8"), ("machine_level", "i8"), ("swap_grew", "?"),
@@ -104,16 +105,16 @@ def encode(scenario: Scenario, run: np.void) -> None:
     Raises ValueError for a scenario that the layout has no room for.
     """
     declaration = scenario.declaration
-    if declaration.max_pixels is not None or declaration.budget_steps is not None or declaration.target != scenario.target:
+    other = declaration.target != (scenario.target if scenario.target_declared else None)
+    if declaration.max_pixels is not None or declaration.budget_steps is not None or other:
         raise ValueError(
             f"{scenario.family} {scenario.seed}: max_pixels, budget_steps or another target: not in the compiled form"
         )
     for name in (
         "seed", "budget_seconds", "image_scale", "batch", "full_resolution", "step_noise", "leak_bytes_per_second",
-        "stages", "target",
+        "stages", "target", "target_declared", "evaluations", "tells_heat", "interval_seconds",
     ):  # fmt: skip
         run[name] = getattr(scenario, name)
-    run["interval_seconds"] = interval_for(declaration)
     run["max_shapes"] = declaration.max_shapes
     for i, name in enumerate(KNOB_NAMES):
         run["fixed"][i] = scenario.fixed.get(name, math.nan)

@@ -102,8 +102,9 @@ def _held_out(run: Any, now: float, features: Any, at: int) -> int:
     features[at + 2] = clip(math.log(last / run.best_held_out) * 2.0, -1.0, 1.0)
     features[at + 3] = clip(slope, -1.0, 1.0)
     features[at + 4] = clip((run.interval_count - run.evaluation_interval) / RECENT, -1.0, 1.0)
-    features[at + 6] = 1.0
-    features[at + 7] = clip(math.log(last / run.target) * 2.0, -1.0, 1.0)
+    if run.target_declared:
+        features[at + 6] = 1.0
+        features[at + 7] = clip(math.log(last / run.target) * 2.0, -1.0, 1.0)
     return at + 8
 
 
@@ -208,6 +209,8 @@ def _gap(run: Any, features: Any, at: int) -> int:
         return at + 3
     last = before = 0.0
     for i in range(run.gap_count_seen - 1, -1, -1):
+        if run.held_out_count - run.gap_number[i] >= HISTORY:
+            break
         if run.gap_stage[i] == stage:
             if last:
                 before = run.gap[i]

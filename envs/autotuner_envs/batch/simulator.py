@@ -43,7 +43,7 @@ START_TIME = simulator.START_TIME
 WARN_SHARE, KILL_SHARE, KILL_HAZARD = simulator.WARN_SHARE, simulator.KILL_SHARE, simulator.KILL_HAZARD
 LOSS_NOISE, EVALUATION_NOISE = simulator.LOSS_NOISE, simulator.EVALUATION_NOISE
 QUALITY_NOISE = simulator.QUALITY_NOISE
-EVALUATIONS, QUALITY_EVERY = machine.EVALUATIONS, machine.QUALITY_EVERY
+QUALITY_EVERY = machine.QUALITY_EVERY
 TEACHER_SHARE = plan.TEACHER_SHARE
 
 
@@ -54,7 +54,7 @@ def begin(run: Any) -> None:
     run.time = START_TIME
     run.student_ratio = run.student_of = run.student_base = run.reached_at = math.nan
     run.frequency_ratio = run.governed = 1.0
-    run.next_evaluation = START_TIME + run.budget_seconds / EVALUATIONS / 4
+    run.next_evaluation = START_TIME + run.budget_seconds / run.evaluations / 4
     begin_window(run)
 
 
@@ -128,7 +128,7 @@ def advance(run: Any, seconds: float) -> tuple[float, float, float, int]:
     if not in_gap(run):
         limit = limit_at(run)
         available, swap = math.floor(max(0.0, limit - run.used_bytes)), math.floor(max(0.0, run.used_bytes - limit))
-        take_machine(run, run.time, available, run.memory_pressure, swap, run.thermal_level if run.has_heat else -1)
+        take_machine(run, run.time, available, run.memory_pressure, swap, run.thermal_level if run.tells_heat else -1)
     pressure = seconds if run.memory_pressure >= 2 else 0.0
     heat = seconds if run.thermal_level >= 2 else 0.0
     return seconds, pressure, heat, run.out_of_memory - before
@@ -273,7 +273,7 @@ def _report(run: Any, stage: int, step_seconds: float, first: bool, lost: float,
 def _evaluate(run: Any, stage: int, factor: float, silent: bool) -> None:
     cost = run.evaluation_cost
     run.evaluations_made += 1
-    run.next_evaluation += run.budget_seconds / EVALUATIONS
+    run.next_evaluation += run.budget_seconds / run.evaluations
     with_quality = run.evaluations_made % QUALITY_EVERY == 0
     seconds = cost.held_out_seconds + cost.preview_step_seconds * value(run, SAMPLING_STEPS)
     if with_quality:

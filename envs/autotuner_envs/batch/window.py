@@ -137,6 +137,7 @@ def take_evaluation(run: Any, time: float, loss: float, quality: float, seconds:
         run.held_out_count += 1
         if gap > 0:
             run.gap[run.gap_count_seen], run.gap_stage[run.gap_count_seen] = gap, stage
+            run.gap_number[run.gap_count_seen] = run.held_out_count
             run.gap_count_seen += 1
     if quality > 0:
         if run.quality_count == 0:
