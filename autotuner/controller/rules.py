@@ -94,7 +94,7 @@ def _run_order(see: See, window: RunWindow) -> Iterator[Wish]:
     if not see("budget_known"):
         return
     used = see("budget_used")
-    if used >= COARSE_UNTIL or not _coarse_pays(window):
+    if used >= COARSE_UNTIL or not _coarse_pays(see, window):
         yield "resolution", 1, "full_resolution"
         if see("pressure") > 0 or see("memory_resolution_up") > GUARDED_MEMORY:
             yield from (("cache_limit", -1, "room_for_resolution"), ("micro_batch", -1, "room_for_resolution"))
@@ -108,8 +108,13 @@ def _run_order(see: See, window: RunWindow) -> Iterator[Wish]:
         yield "distill", 1, "time_to_distill"
 
 
-def _coarse_pays(window: RunWindow) -> bool:
-    """Whether images at the resolution in force come, by what was measured, enough faster than full ones; so until measured."""
+def _coarse_pays(see: See, window: RunWindow) -> bool:
+    """Whether images at the resolution in force come, by what was measured, enough faster than full ones; so until measured.
+
+    In heat nothing is: full ones were measured first, when the machine was cooler, and low resolution would get the blame.
+    """
+    if see("heat") > 0:
+        return True
     now = window.shape(window.positions)
     rates = {key[0]: rate for key, rate in window.best_rate.items() if key[1] == now[1]}
     full = max(rates, default=now[0])

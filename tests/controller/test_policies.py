@@ -161,6 +161,17 @@ def test_rules_leave_a_low_resolution_that_was_measured_no_faster():
     assert whats == ["resolution 28 to 20", "resolution 20 to 28"]
 
 
+@pytest.mark.parametrize(("level", "resolution"), [(0, 28), (2, 16)])
+def test_rules_do_not_blame_low_resolution_for_what_heat_costs(level, resolution):
+    """Slow steps at low resolution say that it brings nothing, unless the machine is hotter than when full ones were measured."""
+    bench = modelled(Rules())
+    bench.turns_until("resolution", 20, most=5)
+    bench.speed = 0.3
+    bench.machine(thermal_level=level)
+    bench.all_turns(5)
+    assert bench.value("resolution") == resolution
+
+
 def test_rules_go_no_lower_than_half_of_the_full_resolution():
     bench = modelled(Rules(), (declare("resolution", 64, [16, 32, 64]),))
     whats = [change.what for _ in range(60) for change in bench.turn().changes]
