@@ -43,6 +43,7 @@ STATICS: tuple[Static, ...] = tuple(
 CANDIDATES = ("hold", "rules", "forecast", "learned")
 """Arms that the daemon may have as its default, the simplest first."""
 TIE = 0.01
+VETO = 0.02
 GOALS = {
     "vs_best_static_shifted": 0.25, "vs_best_static_stationary": -0.02, "vs_rules": 0.05,
     "regret": 0.10, "bad_start_speedup": 1.5,
@@ -196,7 +197,7 @@ def worst_decile(rows: dict[str, list[Row]], name: str) -> float:
 
 
 def figures(rows: dict[str, list[Row]], where: Sequence[Key], default: str) -> dict[str, Any]:
-    """The claims of the protocol, and ``ceiling_shifted``: what the oracle itself saves where the first claim is made."""
+    """The claims of the protocol, and what the oracle itself saves: ``ceiling_shifted``, ``ceiling_rules``."""
     every = dict.fromkeys(family for family, _ in where)
     shifted = [family for family in every if family not in (*CALM, *BAD_STARTS)]
     found: dict[str, Any] = {"winner": default}
@@ -211,6 +212,7 @@ def figures(rows: dict[str, list[Row]], where: Sequence[Key], default: str) -> d
         if gain.low is not None and gain.high is not None:
             found[f"{claim}_interval"] = [round(gain.low, 4), round(gain.high, 4)]
     found["ceiling_shifted"] = round(saved(rows, where, "oracle", "best static", shifted).value, 4)
+    found["ceiling_rules"] = round(saved(rows, where, "oracle", "rules", every).value, 4)
     bad = saved(rows, where, default, "alone", BAD_STARTS)
     found["bad_start_speedup"] = round(1 / (1 - bad.value), 3)
     found["regret"] = round(regret(rows, default), 4)
@@ -285,15 +287,23 @@ def _told(rows: dict[str, list[Row]], name: str) -> dict[str, float]:
     return {"mean_score": round(float(np.mean(scores)), 4), "regret": round(regret(rows, name), 4)}
 
 
-def stamp(artefact: Path, documents: dict[str, dict[str, Any]]) -> None:
-    """Write reports (by split) into the artefact's card: who won on validation, and every arm's score and regret."""
+def default_of(validation: dict[str, Any], real: dict[str, Any]) -> str:
+    """Who decides: the winner on validation, unless S2's document says that it takes more than VETO longer than ``rules``."""
+    winner = str(validation["winner"])
+    lost = real["arm"] == winner and real["vs_rules"] is not None and real["vs_rules"] < -VETO
+    return "rules" if lost else winner
+
+
+def stamp(artefact: Path, documents: dict[str, dict[str, Any]], real: dict[str, Any]) -> None:
+    """Write reports (by split; ``real`` is S2's) into the artefact's card: every arm's score and regret, and who decides."""
     card = read_card(artefact)
     arms = documents["validation"]["arms"]
     card["results"] = {split: {key: document[key] for key in (*GOALS, "arms")} for split, document in documents.items()}
     rivals = [name for name in arms if name not in ("learned", "oracle", "hindsight static")]
     card["beats"] = [name for name in rivals if arms["learned"]["mean_score"] > arms[name]["mean_score"]]
     card["loses_to"] = [name for name in rivals if name not in card["beats"]]
-    card["default"] = documents["validation"]["winner"]
+    card["real"] = {key: real[key] for key in ("arm", "vs_rules", "vs_best_static_disturbed", "pairs")}
+    card["default"] = default_of(documents["validation"], real)
     write_card(artefact, card)
 
 
@@ -342,10 +352,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the report here")
     parser.add_argument("--picture", type=Path, help="draw scores by arm and by family here (PNG)")
     parser.add_argument("--stamp", type=Path, nargs="+", help="reports to write into the artefact's card; nothing is played")
+    parser.add_argument("--real", type=Path, help="with --stamp: the report of S2, which has a veto")
     options = parser.parse_args()
     if options.stamp:
         documents = [document_of(path) for path in options.stamp]
-        stamp(options.artifact, {document["split"]: document for document in documents})
+        if options.real is None:
+            parser.error("--stamp needs --real, the report of S2")
+        stamp(options.artifact, {document["split"]: document for document in documents}, document_of(options.real))
         return
     with ProcessPoolExecutor(options.workers) as pool:
         kept = Kept(options.keep / f"{sources()}-{read_card(options.artifact)['sha256'][:8]}", pool)

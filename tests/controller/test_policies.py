@@ -163,7 +163,7 @@ def test_rules_leave_a_low_resolution_that_was_measured_no_faster():
 
 @pytest.mark.parametrize(("level", "resolution"), [(0, 28), (2, 16)])
 def test_rules_do_not_blame_low_resolution_for_what_heat_costs(level, resolution):
-    """Slow steps at low resolution say that it brings nothing, unless the machine is hotter than when full ones were measured."""
+    """Slow steps there say that it brings nothing, unless the machine is hotter than when full ones were measured."""
     bench = modelled(Rules())
     bench.turns_until("resolution", 20, most=5)
     bench.speed = 0.3

@@ -86,12 +86,24 @@ def test_the_picture_is_drawn(tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_card_is_told_who_won_and_against_whom_the_policy_loses(tmp_path):
+@pytest.mark.parametrize(
+    ("arm", "vs_rules", "default"),
+    [
+        ("forecast", 0.01, "forecast"),
+        ("forecast", -0.03, "rules"),
+        ("learned", -0.5, "forecast"),
+        ("forecast", None, "forecast"),
+    ],
+)
+def test_the_card_is_told_who_won_and_against_whom_the_policy_loses(tmp_path, arm, vs_rules, default):
+    """Real runs have a veto on the arm that they were made with, and on no other."""
     (tmp_path / "card.json").write_text("{}")
     text = evidence.report(rows(learned=80.0, forecast=60.0), WHERE, "forecast", "validation", [])
     (tmp_path / "report.txt").write_text(text)
-    evidence.stamp(tmp_path, {"validation": evidence.document_of(tmp_path / "report.txt")})
+    real = {"arm": arm, "vs_rules": vs_rules, "vs_best_static_disturbed": 0.2, "pairs": 30}
+    evidence.stamp(tmp_path, {"validation": evidence.document_of(tmp_path / "report.txt")}, real)
     card = json.loads((tmp_path / "card.json").read_text())
-    assert card["default"] == "forecast"
+    assert card["default"] == default
+    assert card["real"] == real
     assert "forecast" in card["loses_to"]
     assert {"alone", "rules"} <= set(card["beats"])
