@@ -58,7 +58,7 @@ def _shipped(name: str, artefacts: Path | None) -> ResolvedPolicy:
     directory = next((found for found in directories if found.is_dir()), None)
     if directory is None:
         return ResolvedPolicy(Rules(), f"policy {name!r}: this build ships no such artefact; the rules decide")
-    # Who won when the artefact was judged may be another policy; asked first, since the weights need NumPy, which is 12 MB.
+    # Who won when the artefact was judged may be another policy.
     winner = _winner(directory / "card.json") if name == "default" else ""
     return ResolvedPolicy(_BUILT_IN[winner]()) if winner in _BUILT_IN else _load(directory, name)
 
@@ -73,7 +73,7 @@ def _winner(card: Path) -> str:
 
 def _load(directory: Path, name: str) -> ResolvedPolicy:
     try:
-        from autotuner.controller.learned import Learned  # NumPy: only who uses it pays for it
+        from autotuner.controller.learned import Learned  # needs safetensors, which the bare hook has not
 
         return ResolvedPolicy(Learned.load(directory))
     except ArtefactError as error:

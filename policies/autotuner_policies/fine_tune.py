@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from autotuner.controller.actions import ACTIONS
-from autotuner.controller.learned import ARRAYS, Learned
+from autotuner.controller.learned import LAYERS, Learned
 from autotuner.errors import ArtefactError, AutotunerError
 from autotuner.knobs import KNOB_NAMES
 from autotuner.replay.episode import NOT_A_POLICY, NOT_IN_TABLE
@@ -224,6 +224,13 @@ def _within(base: Weights, w: Weights, data: Data, old: Array, bound: float) -> 
     return best
 
 
+def weights_of(artefact: Path) -> dict[str, Array]:
+    """Weights and biases of an artefact that is known to be whole, by name."""
+    stored = load((artefact / "policy.safetensors").read_bytes())
+    names = [f"{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")]
+    return {name: np.asarray(stored[name], dtype=np.float64) for name in names}
+
+
 def fine_tune(artefact: Path, files: Sequence[Path], output: Path, settings: Settings) -> dict[str, Any]:
     """Read, learn, write; returns the card's entry on it. Raises ArtefactError, AutotunerError."""
     if output.resolve() == artefact.resolve():
@@ -231,8 +238,7 @@ def fine_tune(artefact: Path, files: Sequence[Path], output: Path, settings: Set
     base = Learned.load(artefact)
     episodes = [read_episodes(path) for path in files]
     data = prepare(episodes, base, settings)
-    stored = load((artefact / "policy.safetensors").read_bytes())
-    arrays = {name: np.asarray(stored[name], dtype=np.float64) for name in ARRAYS}
+    arrays = weights_of(artefact)
     tuned = learn(arrays, data, settings)
     old, new = (forward(w, data.observations, data.allowed)[0] for w in (arrays, tuned))
     weights = weigh(data.advantages, settings)

@@ -214,8 +214,8 @@ def test_the_influence_that_is_named_is_the_gradient_of_the_logit(tmp_path):
     influence = np.array(
         [
             (
-                (policy.logits(x + step * np.eye(len(x))[i]) - logits)[action]
-                - (policy.logits(x + step * np.eye(len(x))[i]) - logits)[HOLD]
+                (np.asarray(policy.logits(x + step * np.eye(len(x))[i])) - logits)[action]
+                - (np.asarray(policy.logits(x + step * np.eye(len(x))[i])) - logits)[HOLD]
             )
             / step
             * x[i]

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STANDARD_LIBRARY_ONLY = ["__init__.py", "errors.py", "knobs.py", "messages.py", "config.py", "journal", "hook", "controller"]
-MAY_USE_NUMPY = {"learned.py"}
+READS_WEIGHTS = "learned.py"
 
 
 def modules_of(entry):
@@ -35,7 +35,7 @@ def test_the_light_parts_import_the_standard_library_only(entry):
     for path in paths:
         roots = {name.split(".")[0] for name in imported(path)}
         foreign = roots - set(sys.stdlib_module_names) - {"autotuner"}
-        assert foreign <= ({"numpy", "safetensors"} if path.name in MAY_USE_NUMPY else set()), path
+        assert foreign <= ({"safetensors"} if path.name == READS_WEIGHTS else set()), path
 
 
 def test_no_function_of_the_controller_reads_a_clock():
