@@ -10,16 +10,17 @@ import json
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import mul
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, deserialize
 
-from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD
+from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD, action_index
 from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
 from autotuner.controller.policy import Choice
+from autotuner.controller.rules import Rules, next_coarser
 from autotuner.controller.window import RunWindow
 from autotuner.errors import ArtefactError
 from autotuner.knobs import KNOB_NAMES
@@ -29,6 +30,8 @@ LARGEST_ARTEFACT_BYTES = 16_000_000
 LARGEST_WEIGHT = 1e6
 """Trained weights stay below 10; from here on sums could overflow."""
 EXPLAINING_FEATURES = 2
+_BUDGET_KNOWN = FEATURES.index("budget_known")
+_COARSER = action_index("resolution", -1)
 _TYPES = {"F32": "f", "F64": "d"}
 
 
@@ -48,7 +51,8 @@ class Layer:
 class Learned:
     """Two tanh layers and one logit an action; the largest allowed logit wins (Huang & Ontanon 2020, action masking).
 
-    A card may name the ``knobs`` that the policy met in training; it never moves another one.
+    A card may name the ``knobs`` that the policy met in training; it never moves another one. Nor does it decide where no
+    simulated run has been: without a budget ``rules`` decide, and resolution goes down only where they would let it.
     """
 
     def __init__(self, name: str, layers: tuple[Layer, Layer, Layer], card: dict[str, Any]) -> None:
@@ -57,6 +61,7 @@ class Learned:
         self._layers = layers
         met = card.get("knobs", KNOB_NAMES)
         self._met = [not action.step or action.knob in met for action in ACTIONS]
+        self._elsewhere = Rules()
 
     @classmethod
     def load(cls, directory: Path) -> Learned:
@@ -87,8 +92,12 @@ class Learned:
         """The allowed action with the largest logit, with its probability and the features that speak for it."""
         if not all(map(math.isfinite, observation)):
             return Choice(HOLD, "hold", "observation not finite")
+        if window is not None and not observation[_BUDGET_KNOWN]:
+            return replace(self._elsewhere.choose(observation, mask, window), detail="rules decide: the run told no budget")
         logits, first, second = self._forward(observation)
         allowed = [i for i, (legal, met) in enumerate(zip(mask, self._met, strict=True)) if legal and met]
+        if window is not None and _COARSER in allowed and not next_coarser(window):
+            allowed.remove(_COARSER)
         action = max(allowed, key=logits.__getitem__, default=HOLD)
         if action == HOLD:
             return Choice(HOLD, "hold")

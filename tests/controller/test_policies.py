@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from controller_bench import MEGABYTE, make_bench
 from modelled_bench import modelled
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
-from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD
+from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD, action_index
 from autotuner.controller.forecast import Forecast
 from autotuner.controller.hold import Hold
 from autotuner.controller.learned import Learned
@@ -232,6 +232,41 @@ def test_a_knob_that_the_policy_never_met_in_training_is_left_alone(tmp_path):
     chosen = {policy.choose(tuple(rng.uniform(-1, 1, len(FEATURES))), (True,) * ACTION_COUNT).action for _ in range(200)}
     assert {ACTIONS[action].knob for action in chosen} <= {"", "pace"}
     assert len(chosen) > 1
+
+
+def wants(directory, action):
+    """An artefact that wants one action whatever it sees."""
+    write_artefact(directory)
+    arrays = {name: np.zeros_like(array) for name, array in load((directory / "policy.safetensors").read_bytes()).items()}
+    arrays["action.bias"][action] = 1.0
+    (directory / "policy.safetensors").write_bytes(save(arrays))
+    return Learned.load(directory)
+
+
+@pytest.mark.parametrize(("ladder", "step", "lowest"), [([16, 32, 64], 0, 32), ([16, 20, 28], 0, 16), ([16, 20, 28], 5000, 28)])
+def test_the_learned_policy_goes_no_lower_than_any_simulated_run_did(tmp_path, ladder, step, lowest):
+    """Nor does it take a training that was resumed to low resolution again, which it cannot see."""
+    knobs = (declare("resolution", ladder[-1], ladder),)
+    bench = modelled(wants(tmp_path / "artefact", action_index("resolution", -1)), knobs)
+    bench.step = step
+    bench.all_turns(10)
+    assert bench.value("resolution") == lowest
+
+
+def test_rules_decide_for_the_learned_policy_where_no_budget_is_told(tmp_path):
+    policy = wants(tmp_path / "artefact", action_index("micro_batch", -1))
+    benches = [modelled(each, PACED, budget_seconds=None) for each in (policy, Rules())]
+    for bench in benches:
+        bench.machine(thermal_level=0)
+    whats = [[change.what for _ in range(8) for change in bench.turn().changes] for bench in benches]
+    assert whats[0] == whats[1]
+    assert "no budget" in benches[0].loop.policy.choose(*_seen(benches[0])).detail
+    assert modelled(policy, PACED).turns_until("micro_batch", 32, most=3) <= 3
+
+
+def _seen(bench):
+    loop = bench.loop
+    return loop.observe(bench.now), loop.mask(bench.now), loop.window
 
 
 def test_an_observation_that_is_not_finite_is_answered_with_hold(tmp_path):
