@@ -13,6 +13,7 @@ from autotuner.adapters.mlx_lm_callback import AutotunerCallback
 
 ITERATIONS = int(sys.argv[1]) if len(sys.argv) > 1 else 60
 mx.random.seed(0)
+optimizer = optim.Adam(learning_rate=1e-3)
 model = Model(
     ModelArgs(
         model_type="llama", hidden_size=64, num_hidden_layers=2, intermediate_size=128, num_attention_heads=2,
@@ -21,11 +22,13 @@ model = Model(
 )  # fmt: skip
 text = list(Path(__file__).read_bytes())
 data = [(text[start : start + 48], 0) for start in range(0, len(text) - 48, 16)]
-tuned = AutotunerCallback("mlx-lm-tiny", model, iterations=ITERATIONS)
+tuned = AutotunerCallback(
+    "mlx-lm-tiny", model, iterations=ITERATIONS, optimizer=optimizer, checkpoints=Path(tempfile.gettempdir()) / "mlx-lm-tiny"
+)
 with tempfile.TemporaryDirectory() as directory:
     train(
         model,
-        optim.Adam(learning_rate=1e-3),
+        optimizer,
         data,
         args=TrainingArgs(
             batch_size=8, iters=ITERATIONS, steps_per_report=10, steps_per_save=10**6, max_seq_length=64,

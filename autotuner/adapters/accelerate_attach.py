@@ -31,6 +31,7 @@ def install(module: Any) -> None:
     _around(accelerator, "backward", _backward)
     _around(accelerator, "_do_sync", _do_sync)
     _around(accelerator, "init_trackers", _init_trackers)
+    _around(accelerator, "log", _log)
     _around(optimizer.AcceleratedOptimizer, "step", _optimizer_step)
     for name in LOADERS:
         _around(getattr(data_loader, name), "__iter__", _iterate)
@@ -89,6 +90,12 @@ def _init_trackers(
     return original(accelerator, project, config, *rest, **named)
 
 
+def _log(original: Callable[..., Any], accelerator: Any, values: Any, step: Any = None, *rest: Any, **named: Any) -> Any:
+    now = session()
+    now.safely(now.logged, step)
+    return original(accelerator, values, step, *rest, **named)
+
+
 def _optimizer_step(original: Callable[..., Any], optimizer: Any, *arguments: Any, **named: Any) -> Any:
     now = session()
     now.safely(now.before_optimizer, optimizer)
@@ -110,6 +117,7 @@ def _iterate(original: Callable[..., Any], loader: Any) -> Iterator[Any]:
             now.begin_piece(piece, final)
             loader.end_of_dataloader = ended and final
             yield piece.batch
+            now.safely(now.asks_for_more, loader)
 
 
 def _watch_the_end() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotuner.adapters import device_memory, environment
+from autotuner.adapters.accelerate_checkpoint import Saver
 from autotuner.adapters.learning_rate import LR_SCALES, RateScale
 from autotuner.adapters.pieces import UNKNOWN, NotDivisible, cut, divisors, images_in
 from autotuner.adapters.table import offer
@@ -61,6 +62,7 @@ class Session:
         self._loss_weight = 0.0
         self._images = 0
         self._rates = RateScale()
+        self._saver = Saver()
 
     def safely(self, part: Callable[..., None], *arguments: Any) -> None:
         """Do our part; what it raises is told once, and from then on the script runs as if we were not there."""
@@ -99,6 +101,16 @@ class Session:
         """The loop gets this piece next."""
         self._piece, self._is_new = piece, True
         self.weight, self.between_pieces = piece.weight, not final
+
+    def asks_for_more(self, loader: Any) -> None:
+        """The script has done with a batch, or a part of one."""
+        if self.training is not None and not self.between_pieces and self._feeds_training(loader):
+            self._saver.look()
+
+    def logged(self, step: Any) -> None:
+        """The script tells its trackers of a step."""
+        if self.training is not None:
+            self._saver.logged(step, self.training)
 
     def entered(self, accelerator: Any) -> None:
         """The script works inside ``accelerator.accumulate`` from here on, and so counts optimizer steps, not passes."""
@@ -203,6 +215,7 @@ class Session:
         )
         environment.note_run(run.directory)
         self.training = Training(run, memory=device_memory.of_torch(torch, device))
+        self._saver.offer(self.training, self._accelerator, self._config)
 
     def _why_whole(self) -> str:
         """Why batches cannot be cut without changing the training; empty when they can."""

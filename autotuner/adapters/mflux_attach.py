@@ -1,18 +1,22 @@
 """The hook in mflux-train, whose trainer has no callback: ``autotuner run -- mflux-train --config x.json``.
 
 Its loop asks its iterator for the next batch when a step is done, and tells its statistics the loss that the step computed.
-Both are patched, and the loop itself for its beginning and end.
+Both are patched, and the loop itself for its beginning and end. What it is asked to save is its own checkpoint.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from autotuner.adapters.mlx_training import MLXTraining
 from autotuner.adapters.pieces import divisors
 from autotuner.adapters.table import offer
 from autotuner.hook.warning import warn
+
+if TYPE_CHECKING:
+    from autotuner.hook.checkpoint import Asked
 
 
 def install(module: Any) -> None:
@@ -29,7 +33,7 @@ def install(module: Any) -> None:
 
     @functools.wraps(train)
     def tuned_train(*, adapter: Any, training_spec: Any, training_state: Any) -> None:
-        now.safely("began", training_spec, training_state)
+        now.safely("began", adapter, training_spec, training_state)
         train(adapter=adapter, training_spec=training_spec, training_state=training_state)
         now.safely("ended")
 
@@ -70,9 +74,9 @@ class Watch:
             self._off = True
             warn(f"the mflux adapter is off; training goes on: {type(error).__name__}: {error}")
 
-    def began(self, spec: Any, state: Any) -> None:
+    def began(self, adapter: Any, spec: Any, state: Any) -> None:
         """The loop begins, with its settings and its iterator."""
-        self._iterator = state.iterator
+        self._iterator, self._images, self._loss = state.iterator, 0, None
         batch = int(spec.training_loop.batch_size)
         model = {"batch": batch, "low_ram": bool(getattr(spec, "low_ram", False))}
         more = {"micro_batch": offer("mflux", "micro_batch", batch, divisors(batch))}
@@ -81,6 +85,7 @@ class Watch:
             model["resolution"] = int(resolution)
             more["resolution"] = offer("mflux", "resolution", resolution, [resolution // 2, resolution * 3 // 4, resolution])
         self.training = MLXTraining("mflux", "", model, more=more, steps=state.iterator.total_number_of_steps())
+        self.training.run.on_save(lambda asked: _save(adapter, spec, state, asked))
 
     def stepped(self, iterator: Any) -> None:
         """The next batch is asked for, so that the one before it is done."""
@@ -103,3 +108,10 @@ class Watch:
         """The loop has ended well."""
         if self.training is not None:
             self.training.run.close()
+
+
+def _save(adapter: Any, spec: Any, state: Any, asked: Asked) -> None:
+    """Called where the loop itself saves: after a step, before the next batch is drawn."""
+    state.save(adapter, spec)
+    step = int(state.iterator.num_iterations)
+    asked.done(Path(spec.checkpoint.output_path).absolute() / "checkpoints" / f"{step:07d}_checkpoint.zip", step)

@@ -1,6 +1,6 @@
 """The hook in mlx-lm: hand the callback and its batches to ``train``.
 
-    tuned = AutotunerCallback("lora", model)
+    tuned = AutotunerCallback("lora", model, optimizer=optimizer, checkpoints="adapters")
     train(model, optimizer, data, args=args, training_callback=tuned, iterate_batches=tuned.batches(iterate_batches))
 
 ``train`` calls back only every ``steps_per_report`` iterations; its batches are asked for at each one.
@@ -8,21 +8,39 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlx_lm.tuner.callbacks import TrainingCallback
 
+from autotuner.adapters.mlx_checkpoint import MLXCheckpoints, Part, state, weights
 from autotuner.adapters.mlx_training import MLXTraining, parameters_of
 from autotuner.adapters.pieces import divisors
 from autotuner.adapters.table import offer
 
 
 class AutotunerCallback(TrainingCallback):
-    """Passes everything on to ``wrapped``, the user's own callback, if there is one."""
+    """Passes everything on to ``wrapped``, the user's own callback, if there is one.
 
-    def __init__(self, name: str, model: Any, *, iterations: int | None = None, wrapped: Any = None) -> None:
+    With a directory for ``checkpoints`` the run can be asked to save; with the ``optimizer`` too, also to restore.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        *,
+        iterations: int | None = None,
+        wrapped: Any = None,
+        optimizer: Any = None,
+        checkpoints: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._name = name
+        self._parts: dict[str, Part] = {"adapters": weights(model)}  # as mlx-lm calls its file
+        if optimizer is not None:
+            self._parts["optimizer"] = state(lambda: optimizer.state)
+        self._checkpoints = checkpoints
         self._model = {"model": type(model).__name__, "parameters": parameters_of(model)}
         self._iterations = iterations
         self._wrapped = wrapped
@@ -61,6 +79,9 @@ class AutotunerCallback(TrainingCallback):
         micro_batch = {"micro_batch": offer("mlx-lm", "micro_batch", batch_size, divisors(batch_size))}
         model = {**self._model, "batch": batch_size}
         self.training = MLXTraining("mlx-lm", self._name, model, more=micro_batch, steps=self._iterations)
+        training = self.training
+        if self._checkpoints is not None:
+            MLXCheckpoints(self._checkpoints, self._parts, lambda: training.step).offer(training.run)
         for batch in inner:
             yield batch
             self._stepped(batch_size)

@@ -148,6 +148,10 @@ class Leader:
         self._waiting, self._announced = None, revision.number
         return None
 
+    def open_desk(self, step: Callable[[], int]) -> Desk:
+        """Who answers what rank 0 can do without the others; raises OSError when the page cannot be written."""
+        return self._asked.open_desk(step)
+
     def _joined(self) -> int:
         assert self.directory is not None
         return sum(name.startswith(_JOINED) for name in os.listdir(self.directory))

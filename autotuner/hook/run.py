@@ -18,7 +18,7 @@ from autotuner.hook.files import replace_text
 from autotuner.hook.life import OPEN, opened, outcome
 from autotuner.hook.page import Heartbeat, Revision
 from autotuner.hook.proposal import Proposal
-from autotuner.hook.ranks import Alone, Asks
+from autotuner.hook.ranks import Alone, Asks, Leader
 from autotuner.hook.record import FRAME, SAMPLE_BODY, fitted
 from autotuner.hook.ring import RingWriter
 from autotuner.hook.shapes import ShapeLadder
@@ -229,12 +229,13 @@ class Run:
         except Exception as error:
             self._fail("declare", error)
 
-    def on_save(self, callback: Callable[[Asked], object]) -> None:
+    def on_save(self, callback: Callable[[Asked], object], *, alone: bool = False) -> None:
         """Let people ask this run for a checkpoint: ``callback`` is called in ``poll``, or in ``report`` with ``auto``.
 
         It saves and says ``asked.done(path)`` or ``asked.failed(why)``, at once or later. Without it the run is never asked.
+        Of several ranks, rank 0 is asked, and only with ``alone``: that ``callback`` does not need the others.
         """
-        self._offer(SAVE, callback)
+        self._offer(SAVE, callback, alone)
 
     def on_restore(self, callback: Callable[[Asked], object]) -> None:
         """As ``on_save``: let people ask this run to go back to the checkpoint ``asked.path``, or to its last one."""
@@ -266,11 +267,12 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.name!r}, {'off' if self.directory is None else str(self.directory)!r}, {self.knobs!r})"
 
-    def _offer(self, kind: str, callback: Callable[[Asked], object]) -> None:
+    def _offer(self, kind: str, callback: Callable[[Asked], object], alone: bool = False) -> None:
         try:
-            if isinstance(self._asks, Alone):
-                self._asks.open_desk(lambda: self._step).offer(kind, callback)
-            elif self._asks is not None:  # all ranks would have to begin after the same step
+            asks = self._asks
+            if isinstance(asks, Alone) or (alone and isinstance(asks, Leader)):
+                asks.open_desk(lambda: self._step).offer(kind, callback)
+            elif asks is not None and not alone:  # all ranks would have to begin after the same step
                 warn(f"on_{kind}: a run of several ranks is not asked to {kind}")
         except Exception as error:
             warn(f"on_{kind}: this run cannot be asked to {kind}: {error}")

@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from autotuner.adapters import accelerate_attach, environment  # noqa: E402
 from autotuner.hook import AutotunerWarning  # noqa: E402
+from autotuner.hook.checkpoint import Answer  # noqa: E402
 from autotuner.hook.ring import RingReader  # noqa: E402
 from autotuner.messages import FLAG_NOT_FINITE, FLAG_OUT_OF_MEMORY, Declaration, Sample  # noqa: E402
+from tests.adapters.ring_of import answer_of, ask_for  # noqa: E402
 
 IMAGES = 44
 """No multiple of the batch: each epoch ends with a smaller one."""
@@ -255,3 +257,68 @@ def test_a_loader_that_is_only_evaluated_keeps_its_batches(monkeypatch):
     held_out = loop.accelerator.prepare(DataLoader(TensorDataset(torch.randn(16, 6)), 8))
     with torch.no_grad():
         assert [len(inputs) for (inputs,) in held_out] == [8, 8]
+
+
+def asked_at(loop, step, number=1):
+    loop.at_step[step] = lambda: ask_for(accelerate_attach.session().training.run, "save", number)
+
+
+def answered():
+    return answer_of(accelerate_attach.session().training.run)
+
+
+def test_a_script_saves_when_asked_at_the_end_of_a_step_so_that_it_can_go_on_from_there(tmp_path, monkeypatch):
+    monkeypatch.setenv(environment.START, '{"micro_batch": 2}')
+    loop = installed()
+    loop.accelerator.init_trackers("stripes", config={"output_dir": str(tmp_path / "out")})
+    at_the_end = {}
+    asked_at(loop, 4)
+    loop.at_step[5] = lambda: at_the_end.update(weights=loop.weights, rate=loop.scheduler.get_last_lr())
+    loop.train()
+    assert answered() == Answer(1, 1e9, 5, True, str(tmp_path / "out" / "checkpoint-5"))
+    assert not torch.equal(loop.weights, at_the_end["weights"])
+    loop.accelerator.load_state(answered().text)
+    assert torch.equal(loop.weights, at_the_end["weights"])
+    assert loop.scheduler.get_last_lr() == at_the_end["rate"]
+
+
+def test_the_checkpoint_is_named_by_the_scripts_own_count_and_overwrites_nothing(tmp_path):
+    loop = installed()
+    loop.accelerator.init_trackers("stripes", config={"output_dir": str(tmp_path / "out")})
+    (tmp_path / "out" / "checkpoint-104").mkdir(parents=True)
+    told = []
+
+    def logs():
+        """As a script does that has gone on from step 100."""
+        told.append(answered())
+        loop.accelerator.log({"loss": 0.5}, step=100 + loop.steps)
+        if loop.steps in (3, 5):
+            ask_for(accelerate_attach.session().training.run, "save", loop.steps)
+
+    loop.at_step = dict.fromkeys(range(1, 7), logs)
+    loop.train(epochs=2)
+    assert told[4] == Answer(3, 1e9, 4, False, f"{tmp_path / 'out' / 'checkpoint-104'} is there already")
+    assert answered() == Answer(5, 1e9, 6, True, str(tmp_path / "out" / "checkpoint-106"))
+
+
+def test_what_save_state_raises_is_the_answer_and_leaves_nothing_half_done(tmp_path, monkeypatch):
+    loop = installed()
+    loop.accelerator.init_trackers("stripes", config={"output_dir": str(tmp_path / "out")})
+
+    def fails(path):
+        (tmp_path / "out" / "checkpoint-3").mkdir(parents=True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop.accelerator, "save_state", fails)
+    asked_at(loop, 2)
+    loop.train(epochs=2)
+    assert answered() == Answer(1, 1e9, 3, False, "OSError: [Errno 28] No space left on device")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert loop.steps == 6
+
+
+def test_a_script_of_which_nobody_knows_where_it_saves_is_not_asked():
+    loop = installed()
+    asked_at(loop, 2)
+    loop.train(epochs=1)
+    assert answered() is None

@@ -11,10 +11,9 @@ from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from autotuner.adapters.table import effect_of  # noqa: E402
-from autotuner.hook.checkpoint import Answer, Request, answer_on, ask  # noqa: E402
-from autotuner.hook.page import PageWriter  # noqa: E402
+from autotuner.hook.checkpoint import Answer  # noqa: E402
 from autotuner.messages import FLAG_OUT_OF_MEMORY, Evaluation, Sample  # noqa: E402
-from tests.adapters.ring_of import declaration, records  # noqa: E402
+from tests.adapters.ring_of import answer_of, ask_for, declaration, records  # noqa: E402
 
 STEPS, BATCH, ACCUMULATION = 6, 4, 2
 
@@ -200,17 +199,6 @@ def test_out_of_memory_of_mps_which_lightning_does_not_know_is_told(tmp_path, mo
     assert records(tuned.training.run, Sample)[-1].flags & FLAG_OUT_OF_MEMORY
 
 
-def ask_to_save(run):
-    """What the daemon does for ``autotuner checkpoint``."""
-    page = PageWriter(run.directory / "knobs.page")
-    ask(page, Request(1, 1e9, "save"))
-    page.close()
-
-
-def told(run):
-    return answer_on((run.directory / "knobs.page").read_bytes())
-
-
 def test_transformers_saves_when_asked(tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
     open_at_the_end(monkeypatch)
@@ -218,11 +206,11 @@ def test_transformers_saves_when_asked(tmp_path, monkeypatch):
     class People(transformers.TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
             if state.global_step == 3:
-                ask_to_save(tuned.training.run)
+                ask_for(tuned.training.run, "save")
 
     tuned = tuned_transformers()
     train_transformers(tmp_path, tuned, People())
-    assert told(tuned.training.run) == Answer(1, 1e9, 4, True, str(tmp_path / "out" / "checkpoint-4"))
+    assert answer_of(tuned.training.run) == Answer(1, 1e9, 4, True, str(tmp_path / "out" / "checkpoint-4"))
     assert (tmp_path / "out" / "checkpoint-4" / "trainer_state.json").is_file()
 
 
@@ -234,10 +222,10 @@ def test_lightning_saves_when_asked(tmp_path, monkeypatch):
     class People(pl.Callback):
         def on_train_batch_start(self, trainer, module, batch, index):
             if index == 4:
-                ask_to_save(tuned.training.run)
+                ask_for(tuned.training.run, "save")
 
     tuned = tuned_lightning()
     train_lightning(tmp_path, tuned, People())
     path = tmp_path / "checkpoints" / "asked-step=3.ckpt"
-    assert told(tuned.training.run) == Answer(1, 1e9, 3, True, str(path))
+    assert answer_of(tuned.training.run) == Answer(1, 1e9, 3, True, str(path))
     assert torch.load(path, weights_only=False)["global_step"] == 3

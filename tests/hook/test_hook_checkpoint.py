@@ -156,14 +156,35 @@ def test_a_page_that_cannot_be_written_is_told_once_and_training_goes_on(run):
     assert run.directory is not None
 
 
-def test_of_several_ranks_none_is_asked(monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29533"}.items():
+def rank(monkeypatch, number):
+    told = {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29533"}
+    for name, value in told.items():
         monkeypatch.setenv(name, value)
-    run = attach("ranks", knobs={"pace": knob(1.0, [0.5, 1.0])})
-    with pytest.warns(UserWarning, match="several ranks"):
-        run.on_save(save_at())
+    return attach("ranks", knobs={"pace": knob(1.0, [0.5, 1.0])})
+
+
+def test_of_several_ranks_none_is_asked_for_what_all_must_do(monkeypatch):
+    run = rank(monkeypatch, 0)
+    for offer in (run.on_save, run.on_restore):
+        with pytest.warns(UserWarning, match="several ranks"):
+            offer(save_at())
     page = PageReader(run.directory / "knobs.page")
     assert ability_on(page.read()) == ()
+
+
+def test_rank_0_of_several_is_asked_for_what_it_does_alone_and_the_others_are_not(monkeypatch):
+    first, second = rank(monkeypatch, 0), rank(monkeypatch, 1)
+    first.on_save(save_at("/out/rank-0"), alone=True)
+    second.on_save(lambda asked: pytest.fail("rank 1 was asked"), alone=True)
+    page = PageWriter(first.directory / "knobs.page")
+    ask(page, Request(1, 1e9, "save"))
+    page.write((0,), monotonic())
+    for step in (1, 2, 3):
+        first.report(step, 0.5)
+        second.report(step, 0.5)
+    assert answer_on(page.read()) == Answer(1, 1e9, 1, True, "/out/rank-0")
+    assert first.knobs.pace == second.knobs.pace == 0.5
+    page.close()
 
 
 def test_a_text_that_is_too_long_is_cut_between_characters_and_moves_no_cursor(run, page):
