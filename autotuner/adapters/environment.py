@@ -31,7 +31,7 @@ def start_values(environment: Mapping[str, str] = os.environ) -> dict[str, float
     try:
         values = json.loads(environment.get(START) or "{}")
         return {str(name): float(value) for name, value in values.items()}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from autotuner.adapters.out_of_memory import GPU_WATCHDOG, out_of_memory
 from autotuner.errors import AutotunerError
+from autotuner.hook.files import declaration_at
 from autotuner.hook.ring import RingReader
 from autotuner.knobs import KnobDeclaration
-from autotuner.messages import Acknowledgement, Declaration
+from autotuner.messages import Acknowledgement
 
 RESUMABLE = ("memory", "killed", "watchdog", "crash")
 """After these ends, other knobs may lead elsewhere; an exception of the script's own would come again."""
@@ -91,7 +92,7 @@ def read_remains(directory: Path | None) -> Remains:
     if directory is None:
         return Remains()
     try:
-        declaration = Declaration.from_json((directory / "run.json").read_text(encoding="utf-8"))
+        declaration = declaration_at(directory / "run.json")
         ring = RingReader(directory / "telemetry.ring")
         try:
             answers = [record for record in ring.read() if isinstance(record, Acknowledgement)]

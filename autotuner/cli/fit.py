@@ -18,6 +18,7 @@ from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.cli.text import duration, percent, size
 from autotuner.cli.train import positive
 from autotuner.errors import AutotunerError, ConfigurationError
+from autotuner.hook.files import declaration_at
 from autotuner.journal import Reader, RunRecord, journal_path, model_key
 from autotuner.messages import Declaration
 
@@ -120,7 +121,9 @@ def _asked(arguments: argparse.Namespace) -> Asked:
 
 def _asked_by_run(path: Path) -> Asked:
     try:
-        declared = Declaration.from_json(path.read_text(encoding="utf-8"))
+        declared = declaration_at(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
     except AutotunerError as error:
         raise ConfigurationError(f"{path}: {error}") from None
     values = {knob.name: knob.values[knob.start] for knob in declared.knobs}

@@ -17,6 +17,7 @@ from autotuner.adapters.table import EFFECTS
 from autotuner.cli import USAGE
 from autotuner.cli.settings import add_state_directory, configuration
 from autotuner.errors import ConfigurationError
+from autotuner.hook.files import LARGEST_NOTE_BYTES, read_text
 
 OFFERED = tuple(row.knob for row in EFFECTS if row.adapter == "accelerate" and row.effect != "none")
 COMMAND_NOT_FOUND = 127
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             except OSError as error:
                 print(f"autotuner: {command[0]}: {error.strerror or error}", file=sys.stderr)
                 return COMMAND_NOT_FOUND
-            remains = read_remains(Path(note.read_text()) if note.exists() else None)
+            remains = read_remains(_run_noted(note))
         cause = cause_of(ending.code, ending.said)
         next_values = _next(arguments, attempt, cause, remains)
         _tell(arguments, attempt, cause, remains, next_values)
@@ -75,6 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
             return ending.code if ending.code >= 0 else 128 - ending.code
         values = next_values
     return USAGE  # not reached: the last attempt has no next one
+
+
+def _run_noted(note: Path) -> Path | None:
+    """The directory of the run that the command has made; None when it has made none that can be told."""
+    try:
+        return Path(read_text(note, LARGEST_NOTE_BYTES))
+    except (OSError, ValueError):
+        return None
 
 
 def _environment(arguments: argparse.Namespace) -> dict[str, str]:

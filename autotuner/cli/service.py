@@ -17,6 +17,9 @@ from autotuner.errors import AutotunerError
 ACTIONS = ("install", "uninstall", "remove", "status", "restart", "logs", "print")
 LINES = 50
 FOLLOW_SECONDS = 0.5
+CHUNK_CHARACTERS = 65_536
+LARGEST_TAIL_BYTES = 20_000_000
+"""What is looked at of a log's end; one that the daemon rotates is smaller."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,11 +64,11 @@ def _logs(arguments: argparse.Namespace, path: Path) -> int:
 
 
 def tail(path: Path, count: int) -> list[str]:
-    """The last lines of the log, from the file before it when it was rotated a moment ago. Raises AutotunerError."""
+    """The last lines of the log, also from the file before it, and of LARGEST_TAIL_BYTES at most. Raises AutotunerError."""
     lines: list[str] = []
     for file in (path.with_name(path.name + ".1"), path):
         try:
-            lines += file.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines += _end(file).splitlines()
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -75,13 +78,22 @@ def tail(path: Path, count: int) -> list[str]:
     return lines[-count:] if count > 0 else []
 
 
+def _end(path: Path) -> str:
+    """The whole lines at the end of a file; raises OSError."""
+    with path.open("rb") as file:
+        skipped = max(0, os.fstat(file.fileno()).st_size - LARGEST_TAIL_BYTES)
+        file.seek(skipped)
+        data = file.read(LARGEST_TAIL_BYTES)
+    return (data.partition(b"\n")[2] if skipped else data).decode("utf-8", errors="replace")
+
+
 def follow(path: Path, wait: Callable[[float], None] = time.sleep) -> Iterator[str]:
     """New whole lines of the log as they come, also after it was rotated."""
     from_end, rest = True, ""
     while True:
         with path.open(encoding="utf-8", errors="replace") as file:
             file.seek(0, os.SEEK_END if from_end else os.SEEK_SET)
-            while (said := file.read()) or not _rotated(path, file.fileno()):
+            while (said := file.read(CHUNK_CHARACTERS)) or not _rotated(path, file.fileno()):
                 *whole, rest = (rest + said).split("\n")
                 yield from whole
                 if not said:

@@ -21,6 +21,8 @@ from autotuner.journal import AdviceRecord, Reader, RunRecord, journal_path
 from autotuner.knobs import find
 
 ANSWER_SECONDS = 3.0
+LARGEST_ANSWER_BYTES = 50_000_000
+"""Who listens at the port of a daemon that was killed may be anybody."""
 RUNS_SHOWN = 12
 PRESSURES = ("normal", "warn", "critical")
 HEATS = ("nominal", "moderate", "heavy", "trapping", "sleeping")
@@ -53,9 +55,9 @@ def ask(address: Address, path: str = "/api/status") -> dict[str, Any] | None:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
             address.url + path, timeout=ANSWER_SECONDS
         ) as answer:
-            document: dict[str, Any] = json.loads(answer.read())
+            document: dict[str, Any] = json.loads(answer.read(LARGEST_ANSWER_BYTES))
             return document
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from autotuner.hook.files import LARGEST_NOTE_BYTES, read_text
+
 
 @dataclass(frozen=True)
 class Address:
@@ -44,7 +46,7 @@ def remove_address(state_directory: Path) -> None:
 def read_address(state_directory: Path) -> Address | None:
     """The address of a daemon whose process still exists; None when there is none."""
     try:
-        address = Address(**json.loads(_path(state_directory).read_text()))
+        address = Address(**json.loads(read_text(_path(state_directory), LARGEST_NOTE_BYTES)))
         if not 0 < address.pid < 2**31 or not 0 < address.port < 2**16:
             return None  # a port that is text could name another machine
         os.kill(address.pid, 0)

@@ -13,6 +13,7 @@ from autotuner.controller.hold import Hold
 from autotuner.controller.policy import Policy
 from autotuner.controller.rules import Rules
 from autotuner.errors import ArtefactError, ConfigurationError
+from autotuner.hook.files import LARGEST_NOTE_BYTES, read_text
 
 _BUILT_IN: dict[str, Callable[[], Policy]] = {"hold": Hold, "rules": Rules, "forecast": Forecast}
 _SHIPPED = {"default": ("default",), "learned": ("learned", "default")}
@@ -66,7 +67,7 @@ def _shipped(name: str, artefacts: Path | None) -> ResolvedPolicy:
 def _winner(card: Path) -> str:
     """The policy that the card names as the default; empty when it names none or is unreadable, which loading then tells."""
     try:
-        return str(json.loads(card.read_text(encoding="utf-8")).get("default", ""))
+        return str(json.loads(read_text(card, LARGEST_NOTE_BYTES)).get("default", ""))
     except (OSError, ValueError, AttributeError, RecursionError):
         return ""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autotuner.errors import AutotunerError
+from autotuner.hook.files import declaration_at
 from autotuner.hook.page import PageWriter, Revision
 from autotuner.hook.ring import RingReader
 from autotuner.messages import NAN, Declaration, Evaluation, Record, Sample
@@ -21,7 +21,6 @@ SOCKET_MARK = "socket"
 
 Its connection holds a shared lock on it.
 """
-LARGEST_DECLARATION_BYTES = 1_000_000
 SMALLEST, LARGEST = 1e-30, 1e30
 """Losses, distances and durations beyond these say nothing but that something is broken."""
 _MEASURED: dict[type, tuple[str, ...]] = {
@@ -34,15 +33,7 @@ LATEST_SECONDS = 1e10
 
 def read_declaration(directory: Path) -> Declaration:
     """Read and check ``run.json``; raises OSError or AutotunerError."""
-    path = directory / DECLARATION
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer must not hold up a tick
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise AutotunerError(f"{path} is no regular file")
-        data = file.read(LARGEST_DECLARATION_BYTES + 1)
-    if len(data) > LARGEST_DECLARATION_BYTES:
-        raise AutotunerError(f"{path} has more than {LARGEST_DECLARATION_BYTES} bytes")
-    return Declaration.from_json(data.decode("utf-8", errors="replace"))
+    return declaration_at(directory / DECLARATION)
 
 
 def _plausible(record: Record) -> Record:

@@ -14,7 +14,7 @@ from autotuner.daemon.socket_peer import Peer
 from autotuner.errors import DeclarationError, ProtocolError
 from autotuner.hook.bounds import NOT_TUNABLE, Bounds
 from autotuner.hook.checkpoint import KINDS, Answer, declare_ability, request_on, write_answer
-from autotuner.hook.files import make_run_directory, replace_text
+from autotuner.hook.files import make_run_directory, read_bytes, replace_text
 from autotuner.hook.held import HeldFile
 from autotuner.hook.page import PageReader, Revision, create_page
 from autotuner.hook.process import process_start
@@ -227,7 +227,7 @@ class SocketRun:
 
 def _dwell(directory: Path) -> int:
     """What the run declared as ``shape_dwell_steps``."""
-    text = (directory / SOCKET_MARK).read_text(encoding="utf-8", errors="replace")[:20].strip()
+    text = read_bytes(directory / SOCKET_MARK, 20).decode("utf-8", errors="replace").strip()
     if not text.isascii() or not text.isdigit():
         raise ProtocolError(f"{directory / SOCKET_MARK} holds {text!r}, expected a number of steps")
     return int(text)

@@ -56,8 +56,8 @@ class Session:
 
     def look(self, now: float) -> None:
         """Tell the client what the daemon asks for."""
-        if self.run is None:
-            return
+        if self.run is None or len(self.outgoing) >= MOST_UNREAD_BYTES:
+            return  # who does not read is told the newest when it does
         try:
             told = self.run.news(now), self.run.request()
         except OSError as error:

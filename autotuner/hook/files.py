@@ -1,13 +1,19 @@
-"""Files of a run: owner-only, with their blocks allocated in advance, replaced atomically."""
+"""Files of a run: owner-only, with their blocks allocated in advance, replaced atomically, read up to a bound."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from pathlib import Path
 
 from autotuner.hook.held import HeldFile
+from autotuner.messages import Declaration
+
+LARGEST_DECLARATION_BYTES = 1_000_000
+LARGEST_NOTE_BYTES = 100_000
+"""Of the small files in which one process tells another where something is."""
 
 _SLUG_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_.")
 _SLUG_LENGTH = 64
@@ -76,3 +82,27 @@ def replace_text(path: Path, text: str, mode: int = 0o600) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_bytes(path: str | os.PathLike[str], most_bytes: int) -> bytes:
+    """All of a regular file; raises OSError, also when it has more than ``most_bytes``.
+
+    What another program may have put there is bounded too: a pipe without a writer is not waited for, a device not begun.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {most_bytes} bytes", os.fspath(path))
+    return data
+
+
+def read_text(path: str | os.PathLike[str], most_bytes: int) -> str:
+    """As ``read_bytes``; raises UnicodeDecodeError, a ValueError, too."""
+    return read_bytes(path, most_bytes).decode("utf-8")
+
+
+def declaration_at(path: Path) -> Declaration:
+    """Read and check a ``run.json``; raises OSError or AutotunerError."""
+    return Declaration.from_json(read_bytes(path, LARGEST_DECLARATION_BYTES).decode("utf-8", errors="replace"))

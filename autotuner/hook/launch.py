@@ -6,7 +6,8 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+from autotuner.hook.files import LARGEST_NOTE_BYTES, read_text
 
 RANK_VARIABLES = {
     "RANK": "WORLD_SIZE",  # torchrun, accelerate
@@ -64,7 +65,7 @@ def _hosts(environment: Mapping[str, str]) -> int:
     for text in _host_files(environment):
         try:
             hosts = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(hosts, list):
             return len(hosts)
@@ -74,7 +75,7 @@ def _hosts(environment: Mapping[str, str]) -> int:
 def _host_files(environment: Mapping[str, str]) -> Iterator[str]:
     for variable in HOST_FILES:
         try:
-            yield Path(environment[variable]).read_text(encoding="utf-8")
+            yield read_text(environment[variable], LARGEST_NOTE_BYTES)
         except (KeyError, OSError, UnicodeDecodeError):
             continue
 

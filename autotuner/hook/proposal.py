@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotuner.hook.files import slug
+from autotuner.hook.files import LARGEST_DECLARATION_BYTES, read_text, slug
 from autotuner.hook.warning import warn
 
 PROPOSAL_VERSION = 1
@@ -38,7 +38,7 @@ def read_proposal(path: Path, search_space: Mapping[str, Sequence[Any]]) -> Prop
     if not search_space:
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, LARGEST_DECLARATION_BYTES)  # whose search space it has to fit into
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from autotuner.errors import AutotunerError
 from autotuner.hook.checkpoint import Desk
-from autotuner.hook.files import replace_text, slug
+from autotuner.hook.files import LARGEST_NOTE_BYTES, read_text, replace_text, slug
 from autotuner.hook.launch import Launch
 from autotuner.hook.page import Heartbeat, PageReader, PageWriter, Revision, create_page
 from autotuner.hook.process import process_start
@@ -216,10 +216,10 @@ def tell_launch(state: Path, name: str, launch: Launch, directory: Path) -> None
 def find_launch(state: Path, name: str, launch: Launch) -> Path | None:
     """The directory of rank 0's run, or None while it is not there; one of an earlier launch with the same key has ended."""
     try:
-        said = json.loads(_launch_path(state, name).read_text(encoding="utf-8"))
+        said = json.loads(read_text(_launch_path(state, name), LARGEST_NOTE_BYTES))
         alive = process_start(said["pid"]) == said["pid_start"]
         return Path(said["directory"]) if launch.key and said["key"] == launch.key and alive else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -12,7 +12,7 @@ from autotuner.config import state_directory
 from autotuner.errors import AutotunerError, DeclarationError
 from autotuner.hook.attach import Offer
 from autotuner.hook.bounds import Bounds
-from autotuner.hook.files import make_run_directory, replace_text
+from autotuner.hook.files import declaration_at, make_run_directory, replace_text
 from autotuner.hook.launch import Launch, launch
 from autotuner.hook.life import end_earlier
 from autotuner.hook.page import PageReader, create_page
@@ -131,7 +131,7 @@ def _follow(name: str, bounds: Bounds, positions: tuple[int, ...], state: Path, 
     def find() -> Path | None:
         directory = Path(place) if place else find_launch(state, name, who)
         if directory is not None:
-            leader = Declaration.from_json((directory / "run.json").read_text(encoding="utf-8"))
+            leader = declaration_at(directory / "run.json")
             if leader.knobs != bounds.knobs:
                 raise DeclarationError(
                     f"rank 0 declared {leader.knobs}, this rank {bounds.knobs}; both must offer the same knobs"

@@ -28,6 +28,8 @@ from autotuner.journal.records import (
 SCHEMA_VERSION = 5
 """Grows when a table or a column is added; nothing is renamed or removed, so that ``upgrade`` only has to add."""
 BUSY_MILLISECONDS = 2000
+LARGEST_VALUE_BYTES = 16 * 2**20
+"""Of a row or a value of it, read or written; a run's declaration, the largest that there is, has a megabyte at most."""
 CHECKED_BYTES = 64 * 2**20
 """Files up to this size are checked page by page when they are opened; beyond it that would delay the start."""
 
@@ -146,6 +148,7 @@ def _fault(error: Exception, path: Path) -> JournalError:
 def connect(path: Path) -> sqlite3.Connection:
     """Open or create the journal for writing; raises DamagedJournalError or JournalError."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MILLISECONDS / 1000)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE_BYTES)
     try:
         if path.stat().st_size == 0:
             _create(connection)
@@ -186,6 +189,7 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
     uri = path.absolute().as_uri()
     for options in ("mode=ro", "immutable=1"):  # a directory that we may not write to needs the second
         connection = sqlite3.connect(f"{uri}?{options}", uri=True, timeout=BUSY_MILLISECONDS / 1000)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE_BYTES)
         try:
             connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
             return connection

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autotuner.hook.files import replace_text
+from autotuner.hook.files import LARGEST_DECLARATION_BYTES, read_text, replace_text
 
 PROPOSAL_VERSION = 1
 
@@ -43,8 +43,8 @@ def write(state_directory: Path, proposal: Proposal) -> Path:
 def read(state_directory: Path, project: str) -> Proposal | None:
     """The proposal that lies there; None when there is none or it cannot be understood (it is then replaced)."""
     try:
-        return Proposal(**json.loads(proposal_path(state_directory, project).read_text()))
-    except (OSError, ValueError, TypeError):
+        return Proposal(**json.loads(read_text(proposal_path(state_directory, project), LARGEST_DECLARATION_BYTES)))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from autotuner.hook.files import LARGEST_NOTE_BYTES, read_text
 from autotuner.telemetry.sensor import Reading, Unavailable, checked
 
 INJECTED = "injected"
@@ -51,7 +52,7 @@ class InjectedState:
     def read(cls, path: Path) -> InjectedState:
         """The state in the file, of whatever age; raises Unavailable if there is none, or none that can be read."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path, LARGEST_NOTE_BYTES)
         except OSError as error:
             raise Unavailable(f"no injected readings at {path}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -81,7 +82,7 @@ def parse_injected(text: str, origin: str) -> InjectedState:
     """The state that ``text`` describes; raises Unavailable, naming field and allowed values, if it describes none."""
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unavailable(f"injected readings at {origin} are not JSON: {error}") from None
     if not isinstance(document, dict) or not set(document) <= _FIELDS or "time" not in document:
         raise Unavailable(f"injected readings at {origin}: expected an object of time and any of {sorted(_FIELDS)}")

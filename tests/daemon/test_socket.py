@@ -71,6 +71,19 @@ def test_a_declared_run_has_the_files_of_any_other(client):
     assert client.directory.stat().st_mode & 0o077 == 0
 
 
+def test_who_does_not_read_is_told_no_more_until_it_does_and_then_the_newest(client):
+    files = RunFiles(client.directory)
+    client.session.outgoing += b"x" * MOST_UNREAD_BYTES
+    for position in (0, 1):
+        files.page.write((position, 1), 0.5)
+        client.session.look(1.0)
+    assert len(client.session.outgoing) == MOST_UNREAD_BYTES
+    client.session.outgoing.clear()
+    (told,) = client.look(2.0)
+    assert told["values"] == {"micro_batch": 4, "pace": 1.0}
+    files.close()
+
+
 def test_reports_evaluations_and_the_end_arrive_in_the_ring(client):
     files = RunFiles(client.directory)
     assert client.say({"type": "report", "step": 3, "loss": 0.5, "images": 24, "peak_bytes": 7}, now=2.0) == []
