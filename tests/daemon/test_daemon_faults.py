@@ -8,8 +8,11 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
+from autotuner.controller.hold import Hold
+from autotuner.daemon.moment import Moment
 from autotuner.errors import JournalError
 from autotuner.journal import Reader, model_key
+from autotuner.knobs import declare
 from autotuner.messages import FLAG_OUT_OF_MEMORY, Evaluation
 from tests.suites.fake_run import GIB, FakeMachine, FakeRun
 from tests.suites.hand_driven_daemon import UNIX, Wishes, at, kill, start_daemon
@@ -266,3 +269,29 @@ def test_a_name_that_is_no_unicode_text_does_not_end_the_daemon(tmp_path, daemon
     dogs.declare(replace(dogs.declaration, name="d\udcffgs"))
     daemon.tick(at(1.0))
     assert sorted(run.name for run in daemon.journal.runs()) == ["cats", "d?gs"]
+
+
+def test_a_clock_that_jumps_ends_no_run_and_the_guard_goes_on(tmp_path, monkeypatch):
+    """Only Unix time jumps, as it does when a clock is set; 400 days are past every retention and every pause."""
+    cats = FakeRun(tmp_path, knobs=(declare("micro_batch", 64, [2, 4, 8, 16, 32, 64]),))
+    daemon = start_daemon(tmp_path, monkeypatch, policy=Hold())
+    acknowledged = []
+    for number, days in enumerate((0.0, 400.0, -400.0)):
+        start, jump = 60.0 * number, days * 86_400.0
+        for now in (start + 2.0 * tick for tick in range(30)):
+            pressed = now - start == 20.0
+            daemon._machine = FakeMachine(memory_pressure=2) if pressed else FakeMachine()
+            cats.train(now - 2.0, now, every=1.0, memory=GIB // 8 * 2 ** cats.positions[0])
+            if cats.asked():
+                cats.acknowledge(now)
+            daemon.tick(Moment(now, UNIX + now + jump))
+            assert [run.state for run in daemon.snapshot.runs] == ["live"]
+            assert daemon.snapshot.problems == ()
+        assert daemon.snapshot.unix_time == UNIX + now + jump
+        (reached,) = (run.files.page.revision for run in daemon.live.values())
+        acknowledged.append(cats.revision)
+        assert reached == cats.revision
+    assert acknowledged == [1, 2, 3], "the guard acts once before the jumps and once after each"
+    assert set(states(daemon)) <= {"acknowledged", "observed"}
+    assert daemon.journal.runs()[0].live
+    kill(daemon)
