@@ -27,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from autotuner.controller.loop import ControlLoop
-from autotuner.controller.rules import Rules
+from autotuner.daemon.policies import resolve_policy, shipped_artefacts
 from autotuner.hook.page import create_page
 from autotuner.hook.process import process_start
 from autotuner.hook.ring import RingWriter
@@ -147,9 +147,9 @@ def with_runs(count: int, settle: float, seconds: float) -> tuple[float, float]:
 
 
 def decision_p99_ms(count: int = 5000) -> float:
-    """The 99th percentile of observe, policy and guard of one run whose history is full, in processor time."""
+    """The 99th percentile of observe, default policy and guard of one run whose history is full, in processor time."""
     declaration = Declaration("run", "run", os.getpid(), 0.0, 0.0, KNOBS, budget_seconds=1e6)
-    loop = ControlLoop(declaration, Rules(), None, 2.0)
+    loop = ControlLoop(declaration, resolve_policy("default", shipped_artefacts()).policy, None, 2.0)
     loop.machine(MachineState(0.0, 32 * GIB, 16 * GIB, 0, 0, 0))
     seconds, now = [], 0.0
     for step in range(1, 20 * count):
