@@ -98,6 +98,8 @@ class Guard:
             if (window.machine.memory_pressure or 0) >= 1:
                 return "memory_pressure"
             limit, predicted = window.limit_bytes, predicted_bytes(window, positions)
+            if action.knob == "cache_limit":
+                predicted = max(predicted or 0.0, _with_full_cache(window, positions))
             if limit is not None and predicted is not None and predicted > self.limits.memory_share * limit:
                 return "memory_predicted"
         return ""
@@ -219,3 +221,9 @@ class Guard:
         if refused and refused not in PACING:
             return "", {}
         return "restore", {"resolution": window.positions[i] + 1}
+
+
+def _with_full_cache(window: RunWindow, positions: tuple[int, ...]) -> float:
+    """What the run holds once its cache has grown as far as it ever did, or to its limit: an evaluation fills it at once."""
+    active = window.last_sample.active_bytes if window.last_sample else 0
+    return active + min(window.value("cache_limit", 0.0, positions), float(window.largest_cache))

@@ -17,10 +17,10 @@ from typing import Any
 
 from safetensors import SafetensorError, deserialize
 
-from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD, action_index
+from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD, Action
 from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
 from autotuner.controller.policy import Choice
-from autotuner.controller.rules import Rules, next_coarser
+from autotuner.controller.rules import Rules, nearer_to_one, next_coarser
 from autotuner.controller.window import RunWindow
 from autotuner.errors import ArtefactError
 from autotuner.knobs import KNOB_NAMES
@@ -31,7 +31,7 @@ LARGEST_WEIGHT = 1e6
 """Trained weights stay below 10; from here on sums could overflow."""
 EXPLAINING_FEATURES = 2
 _BUDGET_KNOWN = FEATURES.index("budget_known")
-_COARSER = action_index("resolution", -1)
+_NOT_FINITE = FEATURES.index("not_finite")
 _TYPES = {"F32": "f", "F64": "d"}
 
 
@@ -52,7 +52,8 @@ class Learned:
     """Two tanh layers and one logit an action; the largest allowed logit wins (Huang & Ontanon 2020, action masking).
 
     A card may name the ``knobs`` that the policy met in training; it never moves another one. Nor does it decide where no
-    simulated run has been: without a budget ``rules`` decide, and resolution goes down only where they would let it.
+    simulated run has been: without a budget ``rules`` decide, and resolution goes down only where they would let it. What
+    other learning rates teach is assumed in the simulator, not recorded: the rate goes to the script's own alone.
     """
 
     def __init__(self, name: str, layers: tuple[Layer, Layer, Layer], card: dict[str, Any]) -> None:
@@ -96,8 +97,9 @@ class Learned:
             return replace(self._elsewhere.choose(observation, mask, window), detail="rules decide: the run told no budget")
         logits, first, second = self._forward(observation)
         allowed = [i for i, (legal, met) in enumerate(zip(mask, self._met, strict=True)) if legal and met]
-        if window is not None and _COARSER in allowed and not next_coarser(window):
-            allowed.remove(_COARSER)
+        if window is not None:
+            diverges = observation[_NOT_FINITE] > 0
+            allowed = [i for i in allowed if _grounded(ACTIONS[i], window, diverges)]
         action = max(allowed, key=logits.__getitem__, default=HOLD)
         if action == HOLD:
             return Choice(HOLD, "hold")
@@ -113,6 +115,13 @@ class Learned:
         influence = {i: sum(map(mul, lower.columns[i], below)) * value for i, value in enumerate(x) if value}
         top = sorted(influence, key=lambda i: -influence[i])[:EXPLAINING_FEATURES]
         return "because of " + ", ".join(f"{FEATURES[i]}={x[i]:.2f}" for i in top)
+
+
+def _grounded(action: Action, window: RunWindow, diverges: bool) -> bool:
+    """Whether what the simulator says of an action was recorded, or is known."""
+    if action.knob == "lr_scale":
+        return nearer_to_one(window, action.step) or (diverges and action.step < 0)
+    return action.knob != "resolution" or action.step > 0 or next_coarser(window)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -139,12 +139,13 @@ def _learning(see: See, window: RunWindow) -> Iterator[Wish]:
             yield "lr_scale", -1, "diverges"
         return
     for step in (-1, 1):
-        if _nearer_to_one(window, step):
+        if nearer_to_one(window, step):
             yield "lr_scale", step, "teaches_more"
     yield "timestep_density", -1, "teaches_more"
 
 
-def _nearer_to_one(window: RunWindow, step: int) -> bool:
+def nearer_to_one(window: RunWindow, step: int) -> bool:
+    """Whether ``lr_scale`` one position on is nearer to the script's own learning rate."""
     positions = moved(window, "lr_scale", step)
     if positions is None:
         return False

@@ -87,6 +87,7 @@ class RunWindow:
         self._evaluated = False
         self.not_finite_steps = 0
         self.out_of_memory = False
+        self.largest_cache = 0
         self._used = 0
         self._step_before = 0
         self._reset_accumulators()
@@ -141,6 +142,7 @@ class RunWindow:
         if not held_up and not sample.flags & NO_ORDINARY_STEP:
             vector = (sample.stage, *[self.positions[i] for i in self._timed])
             self.slowdown.step(vector, self.value("pace", 1.0), seconds)
+        self.largest_cache = max(self.largest_cache, sample.cache_bytes)
         used = used_bytes(sample)
         if used:
             self._used = used

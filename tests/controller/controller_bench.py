@@ -36,6 +36,7 @@ class Bench:
     now: float = 1000.0
     step: int = 0
     used: int = 100 * MEGABYTE
+    cache: int = 0
     loss: float = 1.0
     flags: int = 0
     state: MachineState = field(
@@ -49,7 +50,9 @@ class Bench:
             self.now += self.loop.interval_seconds / samples
             self.step += 1
             images = 64 * self.step
-            sample = Sample(self.step, self.now, self.loss, images, 0.1, self.used, 0, self.used, self.revision, 0, self.flags)
+            sample = Sample(
+                self.step, self.now, self.loss, images, 0.1, self.used, self.cache, self.used, self.revision, 0, self.flags
+            )
             self.loop.feed(sample)
         self.loop.machine(replace(self.state, time=self.now))
 

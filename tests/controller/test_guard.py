@@ -293,3 +293,16 @@ def test_an_action_that_does_not_exist_is_refused(bench, action):
     decision = bench.loop.act(Choice(action, "policy"), bench.now)
     assert decision.vetoed == "illegal"
     assert decision.changes == ()
+
+
+@pytest.mark.parametrize(("available", "verdict"), [(60, "memory_predicted"), (1000, "")])
+def test_a_cache_limit_goes_up_only_where_what_the_cache_once_held_fits(available, verdict):
+    """What an evaluation left in the cache filled the machine again as soon as the limit was raised."""
+    bench = make_bench(declaration=a_declaration((declare("cache_limit", 0.0, [0.0, 1024.0 * MEGABYTE]),)))
+    bench.used = 100 * MEGABYTE
+    bench.cache = 150 * MEGABYTE
+    bench.pass_interval()
+    bench.cache = 0
+    bench.machine(memory_available_bytes=available * MEGABYTE)
+    bench.pass_interval()
+    assert refused(bench, "cache_limit", 1) == verdict

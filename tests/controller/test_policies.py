@@ -253,6 +253,16 @@ def test_the_learned_policy_goes_no_lower_than_any_simulated_run_did(tmp_path, l
     assert bench.value("resolution") == lowest
 
 
+@pytest.mark.parametrize(
+    ("start", "step", "ends"), [(1.0, 1, 1.0), (1.0, -1, 1.0), (0.5, 1, 1.0), (2.0, -1, 1.0), (0.5, -1, 0.5)]
+)
+def test_the_learned_policy_brings_the_learning_rate_to_the_scripts_own_alone(tmp_path, start, step, ends):
+    knobs = (declare("lr_scale", start, [0.5, 1.0, 2.0]),)
+    bench = modelled(wants(tmp_path / "artefact", action_index("lr_scale", step)), knobs)
+    bench.all_turns(12)
+    assert bench.value("lr_scale") == ends
+
+
 def test_rules_decide_for_the_learned_policy_where_no_budget_is_told(tmp_path):
     policy = wants(tmp_path / "artefact", action_index("micro_batch", -1))
     benches = [modelled(each, PACED, budget_seconds=None) for each in (policy, Rules())]

@@ -103,6 +103,10 @@ def _may_load(run: Any, knob: int) -> bool:
         limit, predicted = limit_bytes(run), predicted_bytes(run, run.candidate)
         if predicted > MEMORY_SHARE * limit:  # false where either is unknown
             return False
+        if knob == CACHE_LIMIT:
+            grown = min(run.values[CACHE_LIMIT, run.candidate[CACHE_LIMIT]], run.largest_cache)
+            if run.sample_active + grown > MEMORY_SHARE * limit:
+                return False
     return True
 
 

@@ -69,6 +69,7 @@ def take_sample(
     if not first and step_seconds > 0:
         run.step_seconds[run.step_count] = step_seconds
         run.step_count += 1
+    run.sample_active, run.largest_cache = resident, max(run.largest_cache, cached)
     used = max(peak, resident + cached)
     if used:
         run.used = used
