@@ -95,6 +95,7 @@ SENSOR: tuple[Row[SensorSnapshot], ...] = (
     Row("sensor_up", "gauge", "Whether the sensor's last reading succeeded.", lambda s: s.up),
     Row("sensor_age_seconds", "gauge", "Age of the sensor's last good reading.", lambda s: s.age_seconds),
     Row("sensor_read_seconds", "gauge", "How long the last reading took.", lambda s: s.seconds),
+    Row("sensor_failures_total", "counter", "Readings that failed or came too late.", lambda s: s.failures),
 )
 
 MACHINE: tuple[Row[MachineState], ...] = (

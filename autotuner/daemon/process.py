@@ -128,7 +128,8 @@ def web_wishes(config: Config) -> WebWishes | None:
         return None
     from autotuner.daemon.web_wishes import WebWishes, read_token
 
-    return WebWishes(config.state_directory, read_token(Path(config.http_token_file).expanduser()))
+    token = read_token(Path(config.http_token_file).expanduser())
+    return WebWishes(config.state_directory, token, checkpoint_seconds=config.checkpoint_seconds)
 
 
 def reload(daemon: Daemon, jobs: Jobs, reread: Callable[[], Config]) -> None:

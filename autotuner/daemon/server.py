@@ -213,7 +213,9 @@ class Daemon:
             mode=OFF if self.roster.off else holdout.mode, notice=self.roster.off,
             policy=self.roster.policy.name, machine=machine,
             tick_seconds=tick_seconds, tick_interval_seconds=self.config.tick_seconds,
-            sensors=tuple(SensorSnapshot(s.name, s.source, s.up, s.seconds, s.age_seconds, s.reason) for s in statuses),
+            sensors=tuple(
+                SensorSnapshot(s.name, s.source, s.up, s.seconds, s.age_seconds, s.reason, s.failures) for s in statuses
+            ),
             runs=self.roster.snapshots(), journal_bytes=self.journal.size_bytes(),
             gain=gain, holdout_runs=holdout.counts[HELD_OUT], demoted=bool(holdout.demoted),
             demoted_why=holdout.demoted, evidence=holdout.evidence,

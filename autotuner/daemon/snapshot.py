@@ -96,6 +96,8 @@ class SensorSnapshot:
     age_seconds: float
     reason: str = ""
     """Why there is no value; empty when there is."""
+    failures: int = 0
+    """Since the daemon started."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from autotuner.daemon.modes import switch_off, switch_on
 from autotuner.daemon.socket_lines import LARGEST_NUMBER, Field, LineError, checked, read_object
 from autotuner.daemon.wishes import advice_of, ask, pin, release, take_mode
 from autotuner.errors import AutotunerError, ConfigurationError
+from autotuner.hook.checkpoint import KINDS, SAVE
 from autotuner.journal import Journal, RequestRecord, RunRecord, journal_path
 
 LONGEST_BODY_BYTES = 4096
@@ -30,12 +31,14 @@ _TEXT = Field(lambda value: isinstance(value, str) and 0 < len(value) <= 200, "a
 _NUMBER = Field(
     lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER, "a number"
 )
+_KIND = Field(lambda value: value in KINDS, f"one of {', '.join(KINDS)}", SAVE)
 WISHES: dict[str, dict[str, Field]] = {
     "pin": {"run": _TEXT, "knob": _TEXT, "value": _NUMBER},
     "release": {"run": _TEXT, "knob": _TEXT},
     "mode": {"run": _TEXT, "mode": _TEXT},
     "accept": {"id": _TEXT},
     "undo": {"run": _TEXT},
+    "checkpoint": {"run": _TEXT, "kind": _KIND},
     "off": {},
     "on": {},
 }
@@ -74,10 +77,12 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not a fault
 class WebWishes:
     """Takes wishes for one state directory; every thread may ask."""
 
-    def __init__(self, state: Path, token: str, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(self, state: Path, token: str, wait_seconds: float = WAIT_SECONDS, checkpoint_seconds: float = 0.0) -> None:
+        """``checkpoint_seconds`` is how long a script may take to its own safe point."""
         self._state = state
         self._token = token.encode()
         self._wait_seconds = wait_seconds
+        self._checkpoint_seconds = checkpoint_seconds
 
     def body_bytes(self, path: str, headers: Message) -> int:
         """How long the body is that may be read now; raises Refused before any of it is."""
@@ -127,13 +132,19 @@ class WebWishes:
     def _undo(self, fields: dict[str, Any]) -> str:
         return self._with_run(fields, lambda journal, run: self._ask(journal, "undo", run.run_id, ""))
 
+    def _checkpoint(self, fields: dict[str, Any]) -> str:
+        """Save, or go back to the run's own last checkpoint: over HTTP nobody names a path."""
+        wait = self._wait_seconds + self._checkpoint_seconds
+        return self._with_run(fields, lambda journal, run: self._ask(journal, fields["kind"], run.run_id, "", wait))
+
     def _accept(self, fields: dict[str, Any]) -> str:
         with closing(Journal(journal_path(self._state))) as journal:
             advice = advice_of(journal, fields["id"])
             return self._ask(journal, "accept", advice.run_id, advice.advice_id)
 
-    def _ask(self, journal: Journal, kind: str, run_id: str, subject: str) -> str:
-        answered = ask(journal, RequestRecord(kind, run_id, subject, time.time()), self._wait_seconds)
+    def _ask(self, journal: Journal, kind: str, run_id: str, subject: str, wait_seconds: float | None = None) -> str:
+        wait = self._wait_seconds if wait_seconds is None else wait_seconds
+        answered = ask(journal, RequestRecord(kind, run_id, subject, time.time()), wait)
         if not answered.done:
             raise Refused(HTTPStatus.CONFLICT, answered.answer)
         return answered.answer

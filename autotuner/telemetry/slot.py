@@ -43,6 +43,8 @@ class SensorStatus:
     """Since its last good reading, or since it was first asked."""
     reason: str = ""
     """Why it has no value; empty when it has."""
+    failures: int = 0
+    """How often a reading failed or came too late; what this machine has not is no failure."""
 
 
 class _Question:
@@ -90,6 +92,7 @@ class Slot:
         self.good_at = -math.inf
         self.retry_at = -math.inf
         self.failures = 0
+        self.failures_ever = 0
 
     def consult(self, now: float, clock: Callable[[], float]) -> tuple[Reading, ...]:
         """The sensor's readings, held or new; none while it backs off."""
@@ -124,9 +127,11 @@ class Slot:
         doubled = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self.failures, 10))
         self.readings, self.reason, self.absent = (), reason, absent
         self.failures += 1
+        self.failures_ever += not absent
         self.retry_at = now + (LAST_RETRY_SECONDS if absent else doubled) if self.row.backs_off else now
 
     def status(self, now: float) -> SensorStatus:
         """How it fares at this moment."""
         sensor, since = self.row.sensor, self.first_asked_at if math.isinf(self.good_at) else self.good_at
-        return SensorStatus(sensor.name, sensor.source, not self.reason, self.seconds, max(0.0, now - since), self.reason)
+        age = max(0.0, now - since)
+        return SensorStatus(sensor.name, sensor.source, not self.reason, self.seconds, age, self.reason, self.failures_ever)

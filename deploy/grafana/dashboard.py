@@ -254,6 +254,22 @@ PANELS: tuple[Panel, ...] = (
         named=True,
         thresholds=(("green", None), ("red", 1)),
     ),
+    Panel(
+        "Slowdown",
+        "Recent step time over the best with the same knobs: throttling and other load, whatever the system says of heat.",
+        (0, 50, 12, 7),
+        "percentunit",
+        ((f"autotuner_run_slowdown_ratio{{{RUN}}}", "{{run}}"),),
+        thresholds=(("green", None), ("red", 1.3)),
+        lines=True,
+    ),
+    Panel(
+        "Sensor failures",
+        "Readings that failed or came too late, in the last quarter of an hour.",
+        (12, 50, 12, 7),
+        "none",
+        ((f"increase(autotuner_sensor_failures_total{{{MACHINE}}}[15m])", "{{sensor}} {{source}}"),),
+    ),
 )
 
 

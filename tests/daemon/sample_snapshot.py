@@ -107,7 +107,7 @@ SENSORS = (
     SensorSnapshot("memory", "meminfo", True, 0.00021, 0.25),
     SensorSnapshot("pressure", "psi", True, 0.00013, 0.25),
     SensorSnapshot("heat", "injected", True, 0.00008, 0.5),
-    SensorSnapshot("heat", "thermal zones", False, 0.00004, float("inf"), "no thermal zone on this machine"),
+    SensorSnapshot("heat", "thermal zones", False, 0.00004, float("inf"), "no thermal zone on this machine", 3),
 )
 
 SNAPSHOT = Snapshot(

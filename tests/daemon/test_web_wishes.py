@@ -79,11 +79,15 @@ def test_a_mode_and_the_switch(server, daemon, tmp_path):
     assert off_notice(tmp_path) == ""
 
 
-def test_an_undo_is_answered_by_the_daemon(daemon, tmp_path):
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [("undo", "has not answered micro_batch 32 to 16 yet"), ("checkpoint", "cannot save")],
+)
+def test_what_only_the_daemon_can_do_is_answered_by_it(daemon, tmp_path, wish, words):
     wishes = WebWishes(tmp_path, TOKEN)
     answers = []
     with closing(web.serve(lambda: SNAPSHOT, 0, daemon.journal.path, wishes)) as running:
-        asking = threading.Thread(target=lambda: answers.append(post(running, "/api/undo", {"run": "cats"})))
+        asking = threading.Thread(target=lambda: answers.append(post(running, f"/api/{wish}", {"run": "cats"})))
         asking.start()
         moment = 2.0
         while asking.is_alive():
@@ -91,7 +95,7 @@ def test_an_undo_is_answered_by_the_daemon(daemon, tmp_path):
             daemon.tick(at(moment))
     status, answer, _ = answers[0]
     assert (status, answer["done"]) == (409, False)
-    assert "has not answered micro_batch 32 to 16 yet" in answer["answer"]
+    assert words in answer["answer"]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,9 @@ def test_an_undo_is_answered_by_the_daemon(daemon, tmp_path):
         ("/api/mode", {"run": "cats", "mode": "wild"}, 409, "allowed: observe, advise, act, machine"),
         ("/api/accept", {"id": "x"}, 409, "no advice 'x' stands"),
         ("/api/undo", {"run": "cats"}, 409, "did not answer"),
+        ("/api/checkpoint", {"run": "cats", "kind": "burn"}, 400, "one of save, restore"),
+        ("/api/checkpoint", {"run": "cats", "path": "/etc"}, 400, "no field 'path'"),
+        ("/api/checkpoint", {"run": "cats"}, 409, "did not answer"),
         ("/api/other", {}, 404, "/api/pin"),
         ("/", {}, 404, "no such wish"),
     ],

@@ -249,6 +249,17 @@ def test_a_status_tells_duration_and_age() -> None:
     assert machine.statuses(106.0)[0].age_seconds == pytest.approx(6.0)
 
 
+def test_failures_are_counted_for_good_and_an_absence_is_none() -> None:
+    sensor = Puppet("sensor", thermal_level=1)
+    machine = registry(heat(sensor))
+    for now, failure in ((0.0, Unavailable("gone")), (100.0, None), (200.0, RuntimeError("a defect")), (400.0, Absent("none"))):
+        sensor.failure = failure
+        machine.sample(now)
+    sensor.failure = None
+    machine.sample(600.0)
+    assert machine.statuses(600.0)[0].failures == 2
+
+
 def test_a_failing_reading_has_a_duration_too() -> None:
     ticks = iter([10.0, 12.0])
     sensor = Puppet("sensor")
