@@ -32,13 +32,15 @@ class Discovery:
         self.runs_directory = runs_directory
         self._settled = known
         self._seen_at = -1
-        self._half_made = False
+        self._half_made: set[str] = set()
 
     def scan(self, unix: float) -> Iterator[Found]:
-        """New run directories. Cheap when nothing was added: one ``stat``."""
+        """New run directories. Cheap when nothing was added: one ``stat``, and one look at each that is half made."""
         try:
             changed_at = os.stat(self.runs_directory).st_mtime_ns
-            if changed_at == self._seen_at and not self._half_made:
+            if changed_at == self._seen_at:
+                for name in sorted(self._half_made):
+                    yield from self._look(self.runs_directory / name)
                 return
             with os.scandir(self.runs_directory) as entries:
                 names = sorted(entry.name for entry in entries if entry.name not in self._settled and entry.is_dir())
@@ -46,7 +48,8 @@ class Discovery:
             return  # no run has been made yet
         # A directory made in the same tick of the file system's clock would not show in the time of change.
         settled = abs(unix - changed_at * 1e-9) > FILE_CLOCK_SECONDS
-        self._seen_at, self._half_made = changed_at if settled else -1, False
+        self._seen_at = changed_at if settled else -1
+        self._half_made.clear()
         for name in names:
             yield from self._look(self.runs_directory / name)
 
@@ -56,10 +59,12 @@ class Discovery:
         self._seen_at = -1
 
     def _look(self, directory: Path) -> Iterator[Found]:
+        self._half_made.discard(directory.name)
         try:
             declaration = read_declaration(directory)
         except FileNotFoundError:
-            self._half_made = directory.exists()  # run.json is written last
+            if directory.exists():  # run.json is written last
+                self._half_made.add(directory.name)
             return
         except (AutotunerError, OSError) as error:
             self._settled.add(directory.name)

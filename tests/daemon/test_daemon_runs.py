@@ -4,12 +4,14 @@ import json
 import math
 import os
 import shutil
+import time
 from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
 from autotuner.cli import main
+from autotuner.daemon.discovery import Discovery
 from autotuner.errors import JournalError
 from autotuner.journal import Journal, PinRecord, model_key
 from autotuner.knobs import declare
@@ -49,6 +51,22 @@ def test_a_new_run_is_seen_and_journaled(daemon, cats):
     assert run.discovered_unix == UNIX + 1.0
     assert [run.run_id for run in daemon.snapshot.runs] == ["cats-1"]
     assert daemon.snapshot.runs[0].step == 3
+
+
+def test_a_directory_that_stays_half_made_costs_one_look_a_scan(tmp_path, monkeypatch):
+    """A run that died while it attached lies there for ever: thousands of others are not listed for it at each tick."""
+    for name in ("half-made", *(f"ended-{i}" for i in range(3))):
+        (tmp_path / name).mkdir()
+    long_ago = time.time() - 3600.0
+    os.utime(tmp_path, (long_ago, long_ago))
+    discovery = Discovery(tmp_path, {f"ended-{i}" for i in range(3)})
+    assert list(discovery.scan(time.time())) == []
+    monkeypatch.setattr(os, "scandir", lambda path: pytest.fail(f"{path} is listed again"))
+    assert list(discovery.scan(time.time())) == []
+    (tmp_path / "half-made" / "run.json").write_text("{")
+    (found,) = discovery.scan(time.time())
+    assert "half-made/run.json" in found.problem
+    assert list(discovery.scan(time.time())) == []
 
 
 def test_a_half_made_run_is_taken_up_when_its_declaration_appears(daemon, cats):
