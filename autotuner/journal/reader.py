@@ -33,6 +33,11 @@ def journal_path(state_directory: Path) -> Path:
     return state_directory / "journal.sqlite3"
 
 
+CANDIDATES = 8
+"""Runs that are named where none, or more than one, was meant."""
+_BY_CREATION = "created_unix, rowid"
+
+
 class Reader:
     """Reads a journal, with or without a daemon writing it; every method returns the oldest row first.
 
@@ -56,7 +61,7 @@ class Reader:
     def runs(self, live: bool | None = None, last: int | None = None) -> list[RunRecord]:
         """Runs by creation; ``live`` selects live or ended ones, ``last`` the newest."""
         condition = {None: "1", True: "ended_unix IS NULL", False: "ended_unix IS NOT NULL"}[live]
-        return self._select(RunRecord, condition, (), "created_unix, rowid", last)
+        return self._select(RunRecord, condition, (), _BY_CREATION, last)
 
     def ended_run_ids(self, before_unix: float = math.inf) -> list[str]:
         """Ids of the runs that ended before this time; of thousands, whole rows would cost the daemon tens of MB for ever."""
@@ -76,14 +81,11 @@ class Reader:
 
     def find_run(self, text: str) -> RunRecord:
         """The run meant by an id, a unique prefix of an id, or a name (its newest run); raises JournalError otherwise."""
-        runs = self.runs()
-        exact = [run for run in runs if run.run_id == text] or [run for run in runs if run.name == text]
-        if exact:
-            return exact[-1]
-        matching = [run for run in runs if run.run_id.startswith(text)]
-        if len(matching) == 1:
-            return matching[0]
-        shown = ", ".join(run.run_id for run in (matching or runs)[-8:]) or "none"
+        for condition in ("run_id = ?1", "name = ?1", "substr(run_id, 1, length(?1)) = ?1"):
+            matching = self._select(RunRecord, condition, (text,), _BY_CREATION, None if "substr" in condition else 1)
+            if len(matching) == 1:
+                return matching[0]
+        shown = ", ".join(run.run_id for run in (matching or self.runs(last=CANDIDATES))[-CANDIDATES:]) or "none"
         fact = f"{text!r} means {len(matching)} runs" if matching else f"no run is called {text!r}"
         raise JournalError(f"{fact}; {'candidates' if matching else 'known runs'}: {shown}")
 

@@ -234,13 +234,16 @@ def test_a_reader_never_moves_a_damaged_journal(path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_run_is_found_by_id_prefix_or_newest_of_its_name(journal):
+def test_a_run_is_found_by_id_prefix_or_newest_of_its_name(journal, monkeypatch):
     for run_id, created in (("cats-1", 1.0), ("cats-2", 2.0), ("dogs-1", 3.0)):
         journal.write(replace(RUN, run_id=run_id, name=run_id[:4], created_unix=created))
     journal.commit()
     assert journal.find_run("cats-1").run_id == "cats-1"
     assert journal.find_run("cats").run_id == "cats-2"
     assert journal.find_run("do").run_id == "dogs-1"
+    monkeypatch.setattr(type(journal), "runs", lambda *_, **__: pytest.fail("all runs are read to find one"))
+    assert journal.find_run("cats").run_id == "cats-2"
+    monkeypatch.undo()
     with pytest.raises(JournalError, match="means 2 runs; candidates: cats-1, cats-2"):
         journal.find_run("cats-")
     with pytest.raises(JournalError, match="no run is called 'x'; known runs: cats-1"):
