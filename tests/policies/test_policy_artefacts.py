@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from autotuner_policies.catalog import ARTEFACTS, load, shipped
-from autotuner_policies.evidence import document_of
+from autotuner_policies.evidence import default_of, document_of
 from autotuner_policies.export import KNOBS, read_card, write_card
 
 from autotuner.controller.learned import Learned
 from autotuner.errors import ArtefactError
 
 RESULTS = Path(__file__).parents[2] / "policies" / "results"
+REAL = Path(__file__).parents[2] / "benchmarks" / "results" / "closed_loop_learned.txt"
 
 
 def test_every_shipped_artefact_loads():
@@ -52,10 +53,12 @@ def test_the_card_says_against_whom_it_loses_and_who_decides_by_default():
     assert all(own > arms[name]["mean_score"] for name in card["beats"])
     assert all(own <= arms[name]["mean_score"] for name in card["loses_to"])
     assert set(card["beats"]) | set(card["loses_to"]) == set(arms) - {"learned", "oracle", "hindsight static"}
-    assert card["default"] == document_of(RESULTS / "evidence_validation.txt")["winner"]
+    assert card["default"] == default_of(document_of(RESULTS / "evidence_validation.txt"), card["real"])
+    real = document_of(REAL)
+    assert {key: real[key] for key in card["real"]} == card["real"]
 
 
 def test_the_card_is_plain_json_without_a_path_of_a_machine():
     text = (ARTEFACTS / "default" / "card.json").read_text()
-    assert json.loads(text)["recipe"] == "train_maskable_ppo"
+    assert json.loads(text)["recipe"] == "train_rollouts"
     assert str(Path(__file__).parents[2]) not in text
