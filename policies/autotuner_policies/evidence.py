@@ -287,14 +287,17 @@ def _told(rows: dict[str, list[Row]], name: str) -> dict[str, float]:
     return {"mean_score": round(float(np.mean(scores)), 4), "regret": round(regret(rows, name), 4)}
 
 
-def default_of(validation: dict[str, Any], real: dict[str, Any]) -> str:
-    """Who decides: the winner on validation, unless S2's document says that it takes more than VETO longer than ``rules``."""
+def default_of(validation: dict[str, Any], real: dict[str, Any], veto: str = "") -> str:
+    """Who decides: the winner on validation, unless S2's document says that it takes more than VETO longer than ``rules``.
+
+    ``veto`` is why a person says that ``rules`` decide all the same.
+    """
     winner = str(validation["winner"])
     lost = real["arm"] == winner and real["vs_rules"] is not None and real["vs_rules"] < -VETO
-    return "rules" if lost else winner
+    return "rules" if lost or veto else winner
 
 
-def stamp(artefact: Path, documents: dict[str, dict[str, Any]], real: dict[str, Any]) -> None:
+def stamp(artefact: Path, documents: dict[str, dict[str, Any]], real: dict[str, Any], veto: str = "") -> None:
     """Write reports (by split; ``real`` is S2's) into the artefact's card: every arm's score and regret, and who decides."""
     card = read_card(artefact)
     arms = documents["validation"]["arms"]
@@ -303,7 +306,8 @@ def stamp(artefact: Path, documents: dict[str, dict[str, Any]], real: dict[str, 
     card["beats"] = [name for name in rivals if arms["learned"]["mean_score"] > arms[name]["mean_score"]]
     card["loses_to"] = [name for name in rivals if name not in card["beats"]]
     card["real"] = {key: real[key] for key in ("arm", "vs_rules", "vs_best_static_disturbed", "pairs")}
-    card["default"] = default_of(documents["validation"], real)
+    card["veto"] = veto
+    card["default"] = default_of(documents["validation"], real, veto)
     write_card(artefact, card)
 
 
@@ -353,12 +357,14 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="draw scores by arm and by family here (PNG)")
     parser.add_argument("--stamp", type=Path, nargs="+", help="reports to write into the artefact's card; nothing is played")
     parser.add_argument("--real", type=Path, help="with --stamp: the report of S2, which has a veto")
+    parser.add_argument("--veto", default="", help="with --stamp: why the rules decide all the same")
     options = parser.parse_args()
     if options.stamp:
         documents = [document_of(path) for path in options.stamp]
         if options.real is None:
             parser.error("--stamp needs --real, the report of S2")
-        stamp(options.artifact, {document["split"]: document for document in documents}, document_of(options.real))
+        reports = {document["split"]: document for document in documents}
+        stamp(options.artifact, reports, document_of(options.real), options.veto)
         return
     with ProcessPoolExecutor(options.workers) as pool:
         kept = Kept(options.keep / f"{sources()}-{read_card(options.artifact)['sha256'][:8]}", pool)

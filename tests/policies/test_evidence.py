@@ -105,5 +105,8 @@ def test_the_card_is_told_who_won_and_against_whom_the_policy_loses(tmp_path, ar
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["default"] == default
     assert card["real"] == real
+    evidence.stamp(tmp_path, {"validation": evidence.document_of(tmp_path / "report.txt")}, real, veto="it dithers")
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert (card["default"], card["veto"]) == ("rules", "it dithers")
     assert "forecast" in card["loses_to"]
     assert {"alone", "rules"} <= set(card["beats"])

@@ -53,7 +53,7 @@ def test_the_card_says_against_whom_it_loses_and_who_decides_by_default():
     assert all(own > arms[name]["mean_score"] for name in card["beats"])
     assert all(own <= arms[name]["mean_score"] for name in card["loses_to"])
     assert set(card["beats"]) | set(card["loses_to"]) == set(arms) - {"learned", "oracle", "hindsight static"}
-    assert card["default"] == default_of(document_of(RESULTS / "evidence_validation.txt"), card["real"])
+    assert card["default"] == default_of(document_of(RESULTS / "evidence_validation.txt"), card["real"], card["veto"])
     real = document_of(REAL)
     assert {key: real[key] for key in card["real"]} == card["real"]
 
