@@ -40,6 +40,7 @@ from autotuner_policies.vectorised import pool
 FIRST_SCENARIO = 2_000_000_000
 """Training scenarios from here on belong to this recipe, those that judge a round from JUDGES on."""
 JUDGES = 2_500_000_000
+MOST_SEEDS = 100
 LOOKED_AT = 30.0
 """Decisions of a whole budget that are looked at, or all where there are fewer: those next to each other tell the same."""
 LATER = 0.3
@@ -311,6 +312,13 @@ def parse(arguments: Sequence[str]) -> Args:
         else:
             parser.add_argument(flag, type=type(default), default=default)
     values = vars(parser.parse_args(arguments))
+    for name in ("rounds", "scenarios", "judges", "remembered", "epochs", "validation"):
+        if values[name] < 1:
+            parser.error(f"--{name} {values[name]}; allowed are 1 and more")
+    if not all(0 <= seed < MOST_SEEDS for seed in values["seeds"]):
+        parser.error(
+            f"--seeds {values['seeds']}; allowed are 0 to {MOST_SEEDS - 1}: others would share scenarios with the judges"
+        )
     return Args(**{**values, "seeds": tuple(values["seeds"]), "divergences": tuple(values["divergences"])})
 
 

@@ -83,3 +83,10 @@ def test_a_training_that_was_cut_off_goes_on_and_ends_as_if_it_had_not_been(tmp_
             recipe.train(args, 0)
     whole, cut = ((tmp_path / name / "seed-0/round-1/policy.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
+
+
+@pytest.mark.parametrize("flags", [["--rounds", "0"], ["--scenarios", "-1"], ["--seeds", "0", "100"]])
+def test_what_cannot_be_trained_is_refused_with_what_is_allowed(flags, capsys):
+    with pytest.raises(SystemExit):
+        recipe.parse(flags)
+    assert "allowed are" in capsys.readouterr().err
