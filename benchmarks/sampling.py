@@ -64,7 +64,7 @@ class Size:
     judged: int
 
 
-FULL, QUICK = Size((4, 6, 8, 10, 16), (0, 1, 2), 256, 256, 512), Size((4, 6), (0,), 64, 64, 128)
+FULL, QUICK = Size((4, 6, 8, 10, 16), (0, 1, 2), 512, 512, 512), Size((4, 6), (0,), 64, 64, 128)
 QUICK_CONFIG = TrainerConfig(
     name="quick",
     model={"width": 64, "depth": 3, "mlp_ratio": 2},
@@ -276,14 +276,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="minutes; its numbers say only that everything works")
     parser.add_argument("--evaluations", type=int, nargs="+", metavar="N")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N")
-    parser.add_argument("--learning", type=int, metavar="N", help="noises to learn from; the cost grows with them")
+    parser.add_argument("--noises", type=int, metavar="N", help="of each set; to learn from, and to choose with")
+    parser.add_argument("--learning", type=int, metavar="N", help="of them, those to learn from; the cost grows with them")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw a grid of samples")
     options = parser.parse_args()
     if options.checkpoint is None and not options.quick:
         parser.error("--checkpoint is needed, or --quick")
     size = QUICK if options.quick else FULL
     size = replace(size, evaluations=tuple(options.evaluations or size.evaluations), seeds=tuple(options.seeds or size.seeds))
-    size = replace(size, learning=options.learning or size.learning)
+    noises = options.noises or size.noises
+    size = replace(size, noises=noises, learning=options.learning or noises)
     if not 0 < size.learning <= size.noises:
         parser.error(f"--learning {size.learning}; allowed is 1 to {size.noises}")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@
 ``python -m autotuner_policies.train_rollouts --seeds 0 1 2 --output policies/autotuner_policies/artifacts/default``
 
 A seed begins where imitation ends (``train_maskable_ppo.py``). At decisions that the present policy comes to, every legal
-action is tried in a copy of the run, and the policy goes on from there until the target is met: what that brings more than its
-own action is the advantage, the noise of both being the same.
+action is tried in a copy of the run, and the policy goes on from there to the end: what that brings more than its own action
+is the advantage, the noise of both being the same. Copies that stopped at the target taught a policy that dithered after it.
 The network then moves towards what was better, as far as a divergence from where it stood allows, and the next round begins
 (rollouts, Bertsekas 2020; conservative policy iteration, Kakade & Langford 2002; on states of its own, Ross et al. 2011).
 """
@@ -43,8 +43,8 @@ JUDGES = 2_500_000_000
 MOST_SEEDS = 100
 LOOKED_AT = 30.0
 """Decisions of a whole budget that are looked at, or all where there are fewer: those next to each other tell the same."""
-LATER = 0.3
-"""Share of them that is kept after the target."""
+LATER = 0.5
+"""Share of them after the target, where less is left to win."""
 LARGEST = 2.0
 """Advantages are cut here: half of them in logarithm of time, beyond which a run is lost or saved either way."""
 CHUNK = 6144
@@ -66,7 +66,7 @@ class Args:
     workers: int = 1
     """Seeds trained at the same time."""
     seeds: tuple[int, ...] = (0,)
-    """Training seeds, each with scenarios of its own; the one with the best score on validation is exported."""
+    """Training seeds, each with scenarios of its own; the one with the largest reward on validation is exported."""
     rounds: int = 6
     hidden: int = 64
     """Width of both hidden layers."""
@@ -100,7 +100,7 @@ class States:
     observations: Observations
     masks: Masks
     advantages: NDArray[np.float32]
-    """(states, ACTION_COUNT): reward until the target, less that of the policy's own action; 0 where not legal."""
+    """(states, ACTION_COUNT): reward to the end of the run, less that of the policy's own action; 0 where not legal."""
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -140,46 +140,41 @@ def greedy(arrays: dict[str, NDArray[np.float32]]) -> Choose:
 
 
 def brought(runs: Runs, which: NDArray[np.int64], actions: NDArray[np.int64], choose: Choose) -> NDArray[np.float64]:
-    """Reward until the target of a copy of each run of the indices ``which`` that does one of ``actions``, then as ``choose``.
+    """Reward to the end of a copy of each run of the indices ``which`` that does one of ``actions``, then as ``choose``.
 
     Copies are made a chunk at a time: a run is 14 kB.
     """
     parts = [slice(start, start + CHUNK) for start in range(0, len(which), CHUNK)]
-    return np.concatenate([_until_target(runs[which[part]], actions[part], choose) for part in parts])
+    return np.concatenate([_to_the_end(runs[which[part]], actions[part], choose) for part in parts])
 
 
-def _until_target(runs: Runs, actions: NDArray[np.int64], choose: Choose) -> NDArray[np.float64]:
+def _to_the_end(runs: Runs, actions: NDArray[np.int64], choose: Choose) -> NDArray[np.float64]:
     total, where = np.zeros(len(runs)), np.arange(len(runs))
     while len(runs):
         observations, masks = np.zeros((len(runs), len(FEATURES)), np.float32), np.zeros((len(runs), ACTION_COUNT), bool)
         rewards, ended = np.zeros(len(runs)), np.zeros(len(runs), bool)
         step_all(runs, actions, observations, masks, rewards, ended)
         total[where] += rewards
-        going = ~ended & np.isnan(runs["reached_at"])
-        if not going.all():
-            runs, where, observations, masks = runs[going], where[going], observations[going], masks[going]
+        if ended.any():
+            runs, where, observations, masks = runs[~ended], where[~ended], observations[~ended], masks[~ended]
         actions = choose(observations, masks)
     return total
 
 
 def collect(scenarios: Runs, choose: Choose, explore: float, random: np.random.Generator) -> States:
-    """Decisions before the target with the advantage of each action, and some after it with none: there all stays."""
-    before: list[States] = []
-    after: list[States] = []
+    """Decisions with the advantage of each action."""
+    parts: list[States] = []
     runs = BatchedRuns(scenarios)
     share = LOOKED_AT * scenarios["interval_seconds"] / scenarios["budget_seconds"]
     while not runs.ended.all():
         action = choose(runs.observations, runs.masks)
         unmet = np.isnan(runs.runs["reached_at"])
         looked = ~runs.ended & (random.random(len(share)) < share * np.where(unmet, 1.0, LATER))
-        late = np.flatnonzero(looked & ~unmet)
-        nothing = np.zeros((len(late), ACTION_COUNT), np.float32)
-        after.append(States(runs.observations[late], runs.masks[late], nothing))
-        if (looked & unmet).any():
-            before.append(_tried(runs, np.flatnonzero(looked & unmet), action, choose))
+        if looked.any():
+            parts.append(_tried(runs, np.flatnonzero(looked), action, choose))
         other = np.where(runs.masks, random.random(runs.masks.shape), -1.0).argmax(axis=1)
         runs.step(np.where(random.random(len(action)) < explore, other, action))
-    return joined([*before, *after])
+    return joined(parts)
 
 
 def _tried(runs: BatchedRuns, which: NDArray[np.int64], own: NDArray[np.int64], choose: Choose) -> States:
@@ -229,11 +224,11 @@ def _log_probabilities(network: torch.nn.Sequential, observations: torch.Tensor,
     return torch.nn.functional.log_softmax(logits, dim=1)
 
 
-def scores(scenarios: Runs | list[Any], choose: Choose) -> NDArray[np.float64]:
-    """log(budget / seconds to the target) of every scenario under the greedy policy."""
+def played(scenarios: Runs | list[Any], choose: Choose) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Reward, and log(budget / seconds to the target), of every scenario under the greedy policy."""
     runs = BatchedRuns(scenarios)
-    runs.play(lambda batch: choose(batch.observations, batch.masks))
-    return np.asarray(np.log(runs.runs["budget_seconds"] / runs.seconds_to_target))
+    rewards = runs.play(lambda batch: choose(batch.observations, batch.masks))
+    return rewards, np.asarray(np.log(runs.runs["budget_seconds"] / runs.seconds_to_target))
 
 
 def own_states(args: Args, seed: int, number: int, network: torch.nn.Sequential) -> States:
@@ -246,13 +241,13 @@ def own_states(args: Args, seed: int, number: int, network: torch.nn.Sequential)
 def one_round(
     args: Args, seed: int, states: States, network: torch.nn.Sequential
 ) -> tuple[torch.nn.Sequential, dict[str, float]]:
-    """Learn with each weight, keep the best by the judges; with their mean scores by weight, ``none`` the network before."""
+    """Learn with each weight, keep the best by the judges; with their mean rewards by weight, ``none`` the network before."""
     judges = pool(args.judges, JUDGES)
-    best, found = network, float(scores(judges, greedy(arrays_of(network))).mean())
+    best, found = network, float(played(judges, greedy(arrays_of(network)))[0].mean())
     told = {"none": round(found, 4)}
     for weight in args.divergences:
         candidate = improved(network, states, args, weight, seed)
-        value = float(scores(judges, greedy(arrays_of(candidate))).mean())
+        value = float(played(judges, greedy(arrays_of(candidate)))[0].mean())
         told[str(weight)] = round(value, 4)
         if value > found:
             best, found = candidate, value
@@ -281,8 +276,12 @@ def train(args: Args, seed: int) -> Path:
                 memory.append(own_states(args, seed, past, began[past]))  # of rounds made by a process that is gone
             memory = [*memory, own_states(args, seed, number, network)][-args.remembered :]
             network, judged = one_round(args, seed, joined(memory), network)
-            value = float(scores(frozen("validation", args.validation), greedy(arrays_of(network))).mean())
-            last = {"judges": judged, "validation_score": round(value, 4), "seconds": round(time.monotonic() - started, 1)}
+            reward, score = (
+                round(float(each.mean()), 4)
+                for each in played(frozen("validation", args.validation), greedy(arrays_of(network)))
+            )
+            last = {"judges": judged, "validation_reward": reward, "validation_score": score}
+            last["seconds"] = round(time.monotonic() - started, 1)
             trained = [*trained, last]
             print(f"seed {seed}, round {number}: {len(memory[-1])} states, {last}", flush=True)
             facts = {"settings": settings(args), "trained": {"seed": seed, "rounds": trained}}
@@ -328,7 +327,7 @@ def main(arguments: Sequence[str]) -> None:
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as processes:
         directories = list(processes.map(train, [args] * len(args.seeds), args.seeds))
     trained = [read_card(directory)["trained"] for directory in directories]
-    best, chosen = max(zip(trained, directories, strict=True), key=lambda pair: pair[0]["rounds"][-1]["validation_score"])
+    best, chosen = max(zip(trained, directories, strict=True), key=lambda pair: pair[0]["rounds"][-1]["validation_reward"])
     facts = {
         "recipe": "train_rollouts",
         "command": "python -m autotuner_policies.train_rollouts " + " ".join(arguments),

@@ -18,7 +18,7 @@ from autotuner.diffusion.schedules.pairs import Pairs, errors, find_pairs
 from autotuner.diffusion.solvers.generalised import Table
 from autotuner.errors import ConfigurationError
 
-FEWEST, MOST = 32, 256
+FEWEST, MOST = 32, 512
 """Pairs of each set."""
 ENDS = 112 + 112 + 220
 """Evaluations for the ends of one pair of each set, about."""
