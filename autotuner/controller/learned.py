@@ -53,7 +53,8 @@ class Learned:
 
     A card may name the ``knobs`` that the policy met in training; it never moves another one. Nor does it decide where no
     simulated run has been: without a budget ``rules`` decide, and resolution goes down only where they would let it. What
-    other learning rates teach is assumed in the simulator, not recorded: the rate goes to the script's own alone.
+    other learning rates teach is assumed in the simulator, not recorded: the rate goes to the script's own alone. A student
+    that was begun is not given up for its teacher: that is the guard's to do, and the gate's.
     """
 
     def __init__(self, name: str, layers: tuple[Layer, Layer, Layer], card: dict[str, Any]) -> None:
@@ -99,7 +100,7 @@ class Learned:
         allowed = [i for i, (legal, met) in enumerate(zip(mask, self._met, strict=True)) if legal and met]
         if window is not None:
             diverges = observation[_NOT_FINITE] > 0
-            allowed = [i for i in allowed if _grounded(ACTIONS[i], window, diverges)]
+            allowed = [i for i in allowed if grounded(ACTIONS[i], window, diverges)]
         action = max(allowed, key=logits.__getitem__, default=HOLD)
         if action == HOLD:
             return Choice(HOLD, "hold")
@@ -117,10 +118,12 @@ class Learned:
         return "because of " + ", ".join(f"{FEATURES[i]}={x[i]:.2f}" for i in top)
 
 
-def _grounded(action: Action, window: RunWindow, diverges: bool) -> bool:
-    """Whether what the simulator says of an action was recorded, or is known."""
+def grounded(action: Action, window: RunWindow, diverges: bool) -> bool:
+    """Whether what the simulator says of an action was recorded, or is known; ``train_rollouts.grounded`` has the same."""
     if action.knob == "lr_scale":
         return nearer_to_one(window, action.step) or (diverges and action.step < 0)
+    if action.knob == "distill":
+        return action.step > 0 or window.positions[window.index["distill"]] > 1
     return action.knob != "resolution" or action.step > 0 or next_coarser(window)
 
 

@@ -25,14 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 from autotuner_envs.batch.compiled import sources
-from autotuner_envs.batch.layout import Runs
+from autotuner_envs.batch.layout import LADDER, Runs
 from autotuner_envs.batch.runs import BatchedRuns, step_all
 from autotuner_envs.scenarios import SEEDS, families, frozen
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from autotuner.controller.actions import ACTION_COUNT
+from autotuner.controller.actions import ACTION_COUNT, action_index
 from autotuner.controller.observation import FEATURES
+from autotuner.knobs import KNOB_NAMES
 from autotuner_policies import train_maskable_ppo
 from autotuner_policies.export import read_card, versions, write
 from autotuner_policies.vectorised import pool
@@ -43,13 +44,14 @@ JUDGES = 2_500_000_000
 MOST_SEEDS = 100
 LOOKED_AT = 30.0
 """Decisions of a whole budget that are looked at, or all where there are fewer: those next to each other tell the same."""
-LATER = 0.5
+LATER = 0.4
 """Share of them after the target, where less is left to win."""
 LARGEST = 2.0
 """Advantages are cut here: half of them in logarithm of time, beyond which a run is lost or saved either way."""
 CHUNK = 6144
 """Copies of runs stepped side by side."""
 LAYERS = ("pi.0", "pi.1", "action")
+_RATE = KNOB_NAMES.index("lr_scale")
 Observations = NDArray[np.float32]
 Masks = NDArray[np.bool_]
 Choose = Callable[[Observations, Masks], NDArray[np.int64]]
@@ -139,6 +141,21 @@ def greedy(arrays: dict[str, NDArray[np.float32]]) -> Choose:
     return choose
 
 
+def grounded(runs: Runs, observations: Observations, masks: Masks) -> Masks:
+    """The ``masks`` (N, ACTION_COUNT) without what ``Learned`` never does: trained with it, a policy would count on it.
+
+    Resolutions that are too low for it are on no simulated ladder.
+    """
+    masks = masks.copy()
+    near = np.clip(runs["positions"][:, _RATE, None] + [[-1, 0, 1]], 0, LADDER - 1)
+    rates = np.take_along_axis(runs["values"][:, _RATE], near, axis=1)  # past the ladder zeros, and no legal action
+    below, now, above = np.abs(np.log(np.where(rates > 0, rates, 1.0))).T
+    masks[:, action_index("lr_scale", -1)] &= (below < now) | (observations[:, FEATURES.index("not_finite")] > 0)
+    masks[:, action_index("lr_scale", 1)] &= above < now
+    masks[:, action_index("distill", -1)] &= runs["positions"][:, KNOB_NAMES.index("distill")] > 1
+    return masks
+
+
 def brought(runs: Runs, which: NDArray[np.int64], actions: NDArray[np.int64], choose: Choose) -> NDArray[np.float64]:
     """Reward to the end of a copy of each run of the indices ``which`` that does one of ``actions``, then as ``choose``.
 
@@ -157,7 +174,7 @@ def _to_the_end(runs: Runs, actions: NDArray[np.int64], choose: Choose) -> NDArr
         total[where] += rewards
         if ended.any():
             runs, where, observations, masks = runs[~ended], where[~ended], observations[~ended], masks[~ended]
-        actions = choose(observations, masks)
+        actions = choose(observations, grounded(runs, observations, masks))
     return total
 
 
@@ -167,18 +184,19 @@ def collect(scenarios: Runs, choose: Choose, explore: float, random: np.random.G
     runs = BatchedRuns(scenarios)
     share = LOOKED_AT * scenarios["interval_seconds"] / scenarios["budget_seconds"]
     while not runs.ended.all():
-        action = choose(runs.observations, runs.masks)
+        masks = grounded(runs.runs, runs.observations, runs.masks)
+        action = choose(runs.observations, masks)
         unmet = np.isnan(runs.runs["reached_at"])
         looked = ~runs.ended & (random.random(len(share)) < share * np.where(unmet, 1.0, LATER))
         if looked.any():
-            parts.append(_tried(runs, np.flatnonzero(looked), action, choose))
-        other = np.where(runs.masks, random.random(runs.masks.shape), -1.0).argmax(axis=1)
+            parts.append(_tried(runs, masks, np.flatnonzero(looked), action, choose))
+        other = np.where(masks, random.random(masks.shape), -1.0).argmax(axis=1)
         runs.step(np.where(random.random(len(action)) < explore, other, action))
     return joined(parts)
 
 
-def _tried(runs: BatchedRuns, which: NDArray[np.int64], own: NDArray[np.int64], choose: Choose) -> States:
-    masks = runs.masks[which]
+def _tried(runs: BatchedRuns, masks: Masks, which: NDArray[np.int64], own: NDArray[np.int64], choose: Choose) -> States:
+    masks = masks[which]
     state, action = np.nonzero(masks)
     worth = np.full(masks.shape, np.nan)
     worth[state, action] = brought(runs.runs, which[state], action, choose)
@@ -227,7 +245,7 @@ def _log_probabilities(network: torch.nn.Sequential, observations: torch.Tensor,
 def played(scenarios: Runs | list[Any], choose: Choose) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Reward, and log(budget / seconds to the target), of every scenario under the greedy policy."""
     runs = BatchedRuns(scenarios)
-    rewards = runs.play(lambda batch: choose(batch.observations, batch.masks))
+    rewards = runs.play(lambda batch: choose(batch.observations, grounded(batch.runs, batch.observations, batch.masks)))
     return rewards, np.asarray(np.log(runs.runs["budget_seconds"] / runs.seconds_to_target))
 
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from autotuner_envs.batch.runs import BatchedRuns
+from autotuner_envs.scenarios import FAMILIES, SEEDS, draw
+from autotuner_envs.training_run import TrainingRun
 from autotuner_policies import train_rollouts as recipe
 from autotuner_policies.vectorised import pool
 
-from autotuner.controller.actions import ACTION_COUNT, HOLD
-from autotuner.controller.learned import Learned
+from autotuner.controller.actions import ACTION_COUNT, ACTIONS, HOLD
+from autotuner.controller.learned import Learned, grounded
 from autotuner.controller.observation import FEATURES
 
 
@@ -41,8 +43,33 @@ def test_what_an_action_brings_is_what_a_run_earns_that_does_it(holding):
     while not runs.ended.all():
         runs.step(action)
         earned += runs.rewards
-        action = choose(runs.observations, runs.masks)
+        action = choose(runs.observations, recipe.grounded(runs.runs, runs.observations, runs.masks))
     assert told == pytest.approx(earned)
+
+
+def test_what_the_recipe_leaves_out_is_what_the_runtime_never_does():
+    random = np.random.default_rng(0)
+    scenarios = [draw(family.name, SEEDS[family.splits[-1]] + 500) for family in FAMILIES]
+    batch, alone = BatchedRuns(scenarios), [TrainingRun() for _ in scenarios]
+    for env, scenario in zip(alone, scenarios, strict=True):
+        env.reset(options={"scenario": scenario})
+    left_out = set()
+    for _ in range(40):
+        masks = recipe.grounded(batch.runs, batch.observations, batch.masks)
+        for i in np.flatnonzero(~batch.ended):
+            diverges = batch.observations[i, FEATURES.index("not_finite")] > 0
+            kept = [
+                legal and (not action.step or grounded(action, alone[i].loop.window, diverges))
+                for action, legal in zip(ACTIONS, batch.masks[i], strict=True)
+            ]
+            assert masks[i].tolist() == kept, scenarios[i].family
+            left_out |= {ACTIONS[k].name for k in np.flatnonzero(batch.masks[i] & ~masks[i])}
+        live = np.flatnonzero(~batch.ended)
+        actions = np.array([random.choice(np.flatnonzero(mask)) for mask in batch.masks])  # wherever legal actions lead
+        for i in live:
+            alone[i].step(actions[i])
+        batch.step(actions)
+    assert left_out == {"lr_scale down", "lr_scale up", "distill down"}
 
 
 def test_its_own_action_and_what_is_not_legal_have_no_advantage(states):
