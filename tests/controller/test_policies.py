@@ -263,6 +263,14 @@ def test_the_learned_policy_brings_the_learning_rate_to_the_scripts_own_alone(tm
     assert bench.value("lr_scale") == ends
 
 
+@pytest.mark.parametrize(("start", "ends"), [(1, 1), (3, 1), (0, 0)])
+def test_the_learned_policy_gives_no_student_up_for_its_teacher(tmp_path, start, ends):
+    knobs = (declare("distill", start, [0, 1, 2, 3]),)
+    bench = modelled(wants(tmp_path / "artefact", action_index("distill", -1)), knobs)
+    bench.all_turns(12)
+    assert bench.value("distill") == ends
+
+
 def test_rules_decide_for_the_learned_policy_where_no_budget_is_told(tmp_path):
     policy = wants(tmp_path / "artefact", action_index("micro_batch", -1))
     benches = [modelled(each, PACED, budget_seconds=None) for each in (policy, Rules())]
