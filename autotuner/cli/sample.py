@@ -40,6 +40,9 @@ def add_ways(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solver", metavar="NAME", help="default: what was learned for --steps, else the run's")
     parser.add_argument("--schedule", metavar="NAME", help="grid of noise levels (default: as for --solver; with it karras)")
     parser.add_argument("--within", metavar="TIME", help="of the learned schedules the best that is fast enough, e.g. 200ms")
+    parser.add_argument(
+        "--adaptive", action="store_true", help="with what autotuner schedule --adaptive has learned for --steps"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -76,6 +79,12 @@ def _way(arguments: argparse.Namespace, path: Path) -> Way | None:
 
     if arguments.who != "teacher":
         return _refuse_ways(arguments)
+    if arguments.adaptive:
+        _only_one(arguments, "--adaptive")
+        for option, value in (("within", arguments.within), ("sigma-rel", arguments.sigma_rel)):
+            if value is not None:
+                raise ConfigurationError(f"--{option} {value} with --adaptive; allowed is one of them")
+        return ways.adapted(path, arguments.steps)
     if arguments.within is not None:
         _only_one(arguments, "--within")
         return ways.within(path, arguments.within, arguments.count, arguments.sigma_rel)
@@ -97,4 +106,6 @@ def _refuse_ways(arguments: argparse.Namespace) -> Way | None:
     for option in ("solver", "schedule", "within"):
         if getattr(arguments, option) is not None:
             raise ConfigurationError(f"--{option} {getattr(arguments, option)} with --who student; allowed is --who teacher")
+    if arguments.adaptive:
+        raise ConfigurationError("--adaptive with --who student; allowed is --who teacher")
     return None

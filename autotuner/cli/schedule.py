@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from autotuner.cli.output import add_json, words_aside
 from autotuner.cli.train import add_recipe, not_negative, positive, recipe_of
 
 if TYPE_CHECKING:
+    from autotuner.diffusion.adaptive.build import Adapted
     from autotuner.diffusion.schedules.build import Built
 
 STEPS = (4, 6, 8)
@@ -32,23 +34,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noises", type=positive, metavar="N", help="pairs of each set, no deadline then (default: what the time affords)"
     )
+    parser.add_argument(
+        "--adaptive", action="store_true", help="then let each sample's own path correct it; about twice the time again"
+    )
     parser.add_argument("--seed", type=not_negative, default=0, help="another seed draws other noises (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Learn, judge and save; print the ladder of each number of evaluations."""
     with words_aside(arguments) as tell:
-        tell({"learned": [_document(built, path) for built, path in _learn(arguments)]})
+        tell({"learned": [_document(*each) for each in _learn(arguments)]})
     return OK
 
 
-def _document(built: Built, path: Path) -> dict[str, Any]:
+def _document(built: Built, path: Path, adapted: Adapted | None, adaptive_path: Path | None) -> dict[str, Any]:
     rungs = [{"name": v.rung.name, "error": float(v.rung.error), "kept": v.kept, "why": v.why} for v in built.verdicts]
-    return {"evaluations": built.evaluations, "file": path, "rungs": rungs}
+    document = {"evaluations": built.evaluations, "file": path, "rungs": rungs}
+    if adapted is not None:
+        document["adaptive"] = {"error": adapted.error, "gain": asdict(adapted.gain), "file": adaptive_path}
+    return document
 
 
-def _learn(arguments: argparse.Namespace) -> list[tuple[Built, Path]]:
+def _learn(arguments: argparse.Namespace) -> list[tuple[Built, Path, Adapted | None, Path | None]]:
     from autotuner.diffusion import betas, checkpoint
+    from autotuner.diffusion.adaptive.build import adapt
     from autotuner.diffusion.schedules import artefact, build, latency
     from autotuner.diffusion.schedules.learn import Effort
 
@@ -63,13 +72,25 @@ def _learn(arguments: argparse.Namespace) -> list[tuple[Built, Path]]:
     network = artefact.identify(denoiser)
     timesteps = betas.sigmas(config.beta_schedule) if config.process.startswith("vp_") else None
     sets = build.draw_sets(denoiser, shape, classes, count, *config.levels, arguments.seed)
-    learned = []
+    learned: list[tuple[Built, Path, Adapted | None, Path | None]] = []
     for each, effort in zip(evaluations, efforts, strict=True):
         built = build.build(denoiser, sets, each, effort)
         path = artefact.save(built.saved(network), out, timesteps)
         print("\n".join([*lines(built), f"  saved {path}"]))
-        learned.append((built, Path(path)))
+        adapted = adapt(denoiser, sets, built.best, classes) if arguments.adaptive else None
+        saved = adapted.save(network, out) if adapted and adapted.kept else None
+        if adapted:
+            print("\n".join(adaptive_lines(adapted, saved)))
+        learned.append((built, Path(path), adapted, saved))
     return learned
+
+
+def adaptive_lines(adapted: Adapted, saved: Path | None) -> list[str]:
+    """What each sample's own path brings, and whether it was kept."""
+    gain = f"{100 * adapted.gain.value:.1f} % lower ({100 * adapted.gain.low:.1f} to {100 * adapted.gain.high:.1f})"
+    kept = "kept  " if saved else "left  "
+    told = [f"  adaptive  {kept}{adapted.error:.4f}  corrected by each sample's own path; error {gain}"]
+    return [*told, f"  saved {saved}; autotuner sample --adaptive draws with it"] if saved else told
 
 
 def lines(built: Built) -> list[str]:

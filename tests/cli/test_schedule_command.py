@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,28 @@ def test_a_schedule_is_learned_saved_used_and_refused_after_more_training(config
     assert "run autotuner schedule again; drawn as configured" in capsys.readouterr().out
 
 
+def test_a_schedule_is_corrected_by_each_samples_own_path(config, capsys, tmp_path):
+    assert main(["sample", config, "--steps", "2", "--count", "4", "--adaptive"]) == 1
+    assert "no adaptive sampler of 2 evaluations" in capsys.readouterr().err
+
+    assert main(["schedule", config, "--steps", "2", "--noises", "64", "--adaptive", "--json"]) == 0
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)["learned"][0]["adaptive"]
+    assert "corrected by each sample's own path" in printed.err
+    assert told["gain"]["low"] > 0  # a curve alone brings more than that to so small a network
+    assert told["file"] == str(tmp_path / "here" / "schedules" / "adaptive-2.json")
+
+    assert main(["sample", config, "--steps", "2", "--count", "4", "--adaptive", "--json"]) == 0
+    drawn = json.loads(capsys.readouterr().out)
+    assert "adaptive sampler of 2 evaluations" in drawn["way"]
+    corrected = Path(drawn["file"]).read_bytes()
+    assert main(["sample", config, "--steps", "2", "--count", "4"]) == 0
+    assert Path(drawn["file"]).read_bytes() != corrected
+    capsys.readouterr()
+    assert main(["sample", config, "--within", "10min", "--count", "4"]) == 0  # the adaptive file is none of these
+    assert "schedule of 2 evaluations" in capsys.readouterr().out
+
+
 def test_a_solver_and_a_grid_can_be_named(config, capsys):
     assert main(["sample", config, "--steps", "3", "--count", "2", "--solver", "heun", "--schedule", "uniform"]) == 0
     assert "heun, uniform: 5 evaluations" in capsys.readouterr().out
@@ -67,6 +91,9 @@ def test_a_solver_and_a_grid_can_be_named(config, capsys):
         (["--within", "1s", "--solver", "heun"], "chooses among learned schedules"),
         (["--within", "1s", "--who", "student"], "allowed is --who teacher"),
         (["--solver", "heun", "--who", "student"], "allowed is --who teacher"),
+        (["--adaptive", "--who", "student"], "allowed is --who teacher"),
+        (["--adaptive", "--solver", "heun"], "chooses among learned schedules"),
+        (["--adaptive", "--within", "1s"], "allowed is one of them"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(words, sentence, config, capsys):

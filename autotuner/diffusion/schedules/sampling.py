@@ -28,8 +28,12 @@ def solve(denoiser: Network, labels: np.ndarray, noise: np.ndarray, table: Table
 
 def generate(denoiser: Network, labels: np.ndarray, shape: tuple[int, int, int], table: Table, seed: int) -> np.ndarray:
     """uint8 images; a network of latents decodes them itself."""
-    decode = getattr(getattr(denoiser, "network", None), "decode", to_pixels)
-    return np.asarray(decode(solve(denoiser, labels, noises(len(labels), shape, seed), table)))
+    return decoded(denoiser, solve(denoiser, labels, noises(len(labels), shape, seed), table))
+
+
+def decoded(denoiser: Network, images: np.ndarray) -> np.ndarray:
+    """uint8 images of what was sampled, about in [-1, 1]; a network of latents decodes them itself."""
+    return np.asarray(getattr(getattr(denoiser, "network", None), "decode", to_pixels)(images))
 
 
 def told(denoiser: Network, labels: np.ndarray) -> partial[mx.array]:

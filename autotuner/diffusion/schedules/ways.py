@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from autotuner.diffusion import checkpoint
+from autotuner.diffusion.adaptive import artefact as adaptive_artefact
+from autotuner.diffusion.adaptive.sampling import Adaptive, sample
 from autotuner.diffusion.schedules import artefact, latency
 from autotuner.diffusion.schedules.artefact import Saved
 from autotuner.diffusion.schedules.candidates import SAMPLERS
 from autotuner.diffusion.schedules.grids import SCHEDULES
 from autotuner.diffusion.schedules.ladder import LEVELS
-from autotuner.diffusion.schedules.sampling import generate
+from autotuner.diffusion.schedules.sampling import decoded, generate, noises
 from autotuner.diffusion.solvers.generalised import Table, trace
 from autotuner.errors import ConfigurationError
 
@@ -26,10 +28,15 @@ class Way:
     table: Table
     sentence: str
     """What was chosen, for who asked."""
+    adaptive: Adaptive | None = None
+    """Where each sample's own path corrects the table."""
 
     def draw(self, count: int, seed: int) -> np.ndarray:
         """uint8 images, labels in turn; the same seed draws the same noise as ``checkpoint.samples``."""
         labels = np.arange(count) % self.sampler.classes
+        if self.adaptive is not None:
+            noise = noises(count, self.sampler.shape, seed)
+            return decoded(self.sampler.denoiser, sample(self.sampler.denoiser, noise, labels, self.adaptive).images)
         return generate(self.sampler.denoiser, labels, self.sampler.shape, self.table, seed)
 
 
@@ -56,6 +63,20 @@ def learned(path: Path, steps: int, sigma_rel: float | None = None) -> Way | Non
         return None
     sampler = checkpoint.sampler(path, "teacher", steps)
     return _of(sampler, artefact.load(saved, artefact.identify(sampler.denoiser)))
+
+
+def adapted(path: Path, steps: int) -> Way:
+    """The saved adaptive sampler of ``steps`` evaluations; ScheduleError where there is none for this network."""
+    saved = adaptive_artefact.path_of(path.parent, steps)
+    if not saved.is_file():
+        raise artefact.ScheduleError(
+            f"{saved}: no adaptive sampler of {steps} evaluations; autotuner schedule --adaptive learns one"
+        )
+    sampler = checkpoint.sampler(path, "teacher", steps)
+    found = adaptive_artefact.load(saved, artefact.identify(sampler.denoiser))
+    judged = f"paired error {100 * found.gain.value:.0f} % below the schedule's for all on {found.noises} noises"
+    sentence = f"adaptive sampler of {found.mean_evaluations:g} evaluations, {judged}"
+    return Way(sampler, found.adaptive.heads[0].table, sentence, found.adaptive)
 
 
 def within(path: Path, duration: str, count: int, sigma_rel: float | None = None) -> Way:
