@@ -54,7 +54,8 @@ class Learned:
     A card may name the ``knobs`` that the policy met in training; it never moves another one. Nor does it decide where no
     simulated run has been: without a budget ``rules`` decide, and resolution goes down only where they would let it. What
     other learning rates teach is assumed in the simulator, not recorded: the rate goes to the script's own alone. A student
-    that was begun is not given up for its teacher: that is the guard's to do, and the gate's.
+    is given up for no stage before, nor for its teacher: that is the guard's to do, and the gate's. In the simulator going to
+    and fro pays, since each stage begins at a fresh learning rate, and nothing recorded says so.
     """
 
     def __init__(self, name: str, layers: tuple[Layer, Layer, Layer], card: dict[str, Any]) -> None:
@@ -123,7 +124,7 @@ def grounded(action: Action, window: RunWindow, diverges: bool) -> bool:
     if action.knob == "lr_scale":
         return nearer_to_one(window, action.step) or (diverges and action.step < 0)
     if action.knob == "distill":
-        return action.step > 0 or window.positions[window.index["distill"]] > 1
+        return action.step > 0
     return action.knob != "resolution" or action.step > 0 or next_coarser(window)
 
 

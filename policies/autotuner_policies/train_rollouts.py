@@ -152,7 +152,7 @@ def grounded(runs: Runs, observations: Observations, masks: Masks) -> Masks:
     below, now, above = np.abs(np.log(np.where(rates > 0, rates, 1.0))).T
     masks[:, action_index("lr_scale", -1)] &= (below < now) | (observations[:, FEATURES.index("not_finite")] > 0)
     masks[:, action_index("lr_scale", 1)] &= above < now
-    masks[:, action_index("distill", -1)] &= runs["positions"][:, KNOB_NAMES.index("distill")] > 1
+    masks[:, action_index("distill", -1)] = False
     return masks
 
 
