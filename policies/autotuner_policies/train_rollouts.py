@@ -32,7 +32,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from autotuner.controller.actions import ACTION_COUNT, action_index
+from autotuner.controller.learned import LATEST_COARSE, ROOM, UP
 from autotuner.controller.observation import FEATURES
+from autotuner.controller.rules import GUARDED_MEMORY
 from autotuner.knobs import KNOB_NAMES
 from autotuner_policies import train_maskable_ppo
 from autotuner_policies.export import read_card, versions, write
@@ -51,7 +53,8 @@ LARGEST = 2.0
 CHUNK = 6144
 """Copies of runs stepped side by side."""
 LAYERS = ("pi.0", "pi.1", "action")
-_RATE = KNOB_NAMES.index("lr_scale")
+_EXPECTED = FEATURES.index("memory_resolution_up")
+_RATE, _RESOLUTION = KNOB_NAMES.index("lr_scale"), KNOB_NAMES.index("resolution")
 Observations = NDArray[np.float32]
 Masks = NDArray[np.bool_]
 Choose = Callable[[Observations, Masks], NDArray[np.int64]]
@@ -153,6 +156,14 @@ def grounded(runs: Runs, observations: Observations, masks: Masks) -> Masks:
     masks[:, action_index("lr_scale", -1)] &= (below < now) | (observations[:, FEATURES.index("not_finite")] > 0)
     masks[:, action_index("lr_scale", 1)] &= above < now
     masks[:, action_index("distill", -1)] = False
+    coarse = runs["positions"][:, _RESOLUTION] + 1 < runs["count"][:, _RESOLUTION]
+    late = coarse & (observations[:, FEATURES.index("budget_used")] > LATEST_COARSE)
+    way = np.zeros_like(masks)
+    way[:, UP] = masks[:, UP]
+    tight = (observations[:, FEATURES.index("pressure")] > 0) | (observations[:, _EXPECTED] > GUARDED_MEMORY)
+    way[:, ROOM] = masks[:, ROOM] & (tight & ~masks[:, UP])[:, None]
+    late &= way.any(axis=1)
+    masks[late] = way[late]
     return masks
 
 

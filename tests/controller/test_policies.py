@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 from autotuner.controller.actions import ACTION_COUNT, ACTION_NAMES, ACTIONS, HOLD, action_index
 from autotuner.controller.forecast import Forecast
 from autotuner.controller.hold import Hold
-from autotuner.controller.learned import Learned
+from autotuner.controller.learned import LATEST_COARSE, Learned
 from autotuner.controller.observation import FEATURES, OBSERVATION_VERSION
 from autotuner.controller.reasons import REASONS
 from autotuner.controller.rules import Rules
@@ -269,6 +269,14 @@ def test_the_learned_policy_gives_no_student_up(tmp_path, start, ends):
     bench = modelled(wants(tmp_path / "artefact", action_index("distill", -1)), knobs)
     bench.all_turns(12)
     assert bench.value("distill") == ends
+
+
+def test_the_learned_policy_does_not_put_full_resolution_off(tmp_path):
+    """Though its network would hold for ever."""
+    knobs = (declare("resolution", 16, [16, 20, 28]),)
+    bench = modelled(wants(tmp_path / "artefact", HOLD), knobs)
+    assert bench.turns_until("resolution", 28, most=30) > 1
+    assert LATEST_COARSE < _seen(bench)[0][FEATURES.index("budget_used")] < 2 * LATEST_COARSE
 
 
 def test_rules_decide_for_the_learned_policy_where_no_budget_is_told(tmp_path):

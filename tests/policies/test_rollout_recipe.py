@@ -53,23 +53,22 @@ def test_what_the_recipe_leaves_out_is_what_the_runtime_never_does():
     batch, alone = BatchedRuns(scenarios), [TrainingRun() for _ in scenarios]
     for env, scenario in zip(alone, scenarios, strict=True):
         env.reset(options={"scenario": scenario})
-    left_out = set()
+    left_out, on_its_way = set(), 0
     for _ in range(40):
         masks = recipe.grounded(batch.runs, batch.observations, batch.masks)
         for i in np.flatnonzero(~batch.ended):
-            diverges = batch.observations[i, FEATURES.index("not_finite")] > 0
-            kept = [
-                legal and (not action.step or grounded(action, alone[i].loop.window, diverges))
-                for action, legal in zip(ACTIONS, batch.masks[i], strict=True)
-            ]
-            assert masks[i].tolist() == kept, scenarios[i].family
+            legal = np.flatnonzero(batch.masks[i]).tolist()
+            kept = grounded(legal, batch.observations[i].tolist(), alone[i].loop.window)
+            assert np.flatnonzero(masks[i]).tolist() == kept, scenarios[i].family
+            on_its_way += HOLD not in kept
             left_out |= {ACTIONS[k].name for k in np.flatnonzero(batch.masks[i] & ~masks[i])}
         live = np.flatnonzero(~batch.ended)
         actions = np.array([random.choice(np.flatnonzero(mask)) for mask in batch.masks])  # wherever legal actions lead
         for i in live:
             alone[i].step(actions[i])
         batch.step(actions)
-    assert left_out == {"lr_scale down", "lr_scale up", "distill down"}
+    assert left_out >= {"lr_scale down", "lr_scale up", "distill down"}
+    assert on_its_way > 20  # back to full resolution
 
 
 def test_its_own_action_and_what_is_not_legal_have_no_advantage(states):
