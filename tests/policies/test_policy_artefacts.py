@@ -13,7 +13,7 @@ from autotuner.controller.learned import Learned
 from autotuner.errors import ArtefactError
 
 RESULTS = Path(__file__).parents[2] / "policies" / "results"
-REAL = Path(__file__).parents[2] / "benchmarks" / "results" / "closed_loop_learned.txt"
+REAL = Path(__file__).parents[2] / "benchmarks" / "results" / "closed_loop_to_the_end.txt"
 
 
 def test_every_shipped_artefact_loads():
