@@ -81,8 +81,7 @@ class ControlLoop:
         self.interval_seconds = interval_seconds or interval_for(declaration)
         self.window = RunWindow(declaration, self.interval_seconds)
         self.guard = Guard(limits or GuardLimits())
-        self.pinned: dict[str, str] = {}
-        """Knob to who pinned it: ``you`` or ``script``."""
+        self.pinned = self.window.pinned
         self.asked = declaration.start
         self.pending = False
         self._asked_revision = 0

@@ -96,7 +96,7 @@ def _run_order(see: See, window: RunWindow) -> Iterator[Wish]:
     used = see("budget_used")
     if used >= COARSE_UNTIL or not _coarse_pays(see, window):
         yield "resolution", 1, "full_resolution"
-        if see("pressure") > 0 or see("memory_resolution_up") > GUARDED_MEMORY:
+        if window.free("resolution") and (see("pressure") > 0 or see("memory_resolution_up") > GUARDED_MEMORY):
             yield from (("cache_limit", -1, "room_for_resolution"), ("micro_batch", -1, "room_for_resolution"))
     elif next_coarser(window) and not _micro_batch_may_grow(see, window):  # first that: each pair of both is a new shape
         yield "resolution", -1, "coarse_first"

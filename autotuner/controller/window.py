@@ -61,6 +61,8 @@ class RunWindow:
         self.index = {knob.name: i for i, knob in enumerate(declaration.knobs)}
         self.table_index = [self.index.get(name, -1) for name in KNOB_NAMES]
         self.positions = declaration.start
+        self.pinned: dict[str, str] = {}
+        """Knob to who pinned it: ``you`` or ``script``."""
         self.revision = 0
         self.intervals: deque[Interval] = deque(maxlen=HISTORY)
         self.interval_count = 0
@@ -98,6 +100,11 @@ class RunWindow:
         self._steps = 0
         self._not_finite = 0
         self._interval_used = 0
+
+    def free(self, name: str) -> bool:
+        """Whether anything but an emergency may move knob ``name``: declared, not fixed by the script, pinned by nobody."""
+        i = self.index.get(name, -1)
+        return i >= 0 and self.declaration.knobs[i].tunable and name not in self.pinned
 
     def value(self, name: str, default: float, positions: tuple[int, ...] | None = None) -> float:
         """The value of knob ``name`` at ``positions`` (default: in force), or ``default`` when undeclared."""

@@ -279,6 +279,22 @@ def test_the_learned_policy_does_not_put_full_resolution_off(tmp_path):
     assert LATEST_COARSE < _seen(bench)[0][FEATURES.index("budget_used")] < 2 * LATEST_COARSE
 
 
+@pytest.mark.parametrize("by", ["rules", "learned"])
+def test_no_room_is_made_for_a_resolution_that_is_pinned(tmp_path, by):
+    """Its micro-batch fits as it is; for the full resolution it would be taken down to its least."""
+
+    def micro_batch(pinned):
+        knobs = (declare("resolution", 16, [16, 20, 28]), declare("micro_batch", 64, [8, 16, 32, 64]))
+        bench = modelled(Rules() if by == "rules" else wants(tmp_path / "artefact", HOLD), knobs)
+        bench.machine(memory_available_bytes=bench.state.memory_available_bytes // 32)
+        if pinned:
+            bench.loop.pin("resolution")
+        bench.all_turns(20)
+        return bench.value("micro_batch")
+
+    assert micro_batch(pinned=True) > micro_batch(pinned=False)
+
+
 def test_rules_decide_for_the_learned_policy_where_no_budget_is_told(tmp_path):
     policy = wants(tmp_path / "artefact", action_index("micro_batch", -1))
     benches = [modelled(each, PACED, budget_seconds=None) for each in (policy, Rules())]
