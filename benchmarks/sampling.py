@@ -5,7 +5,7 @@ from the end of the same network's exact path, in pixels of [-1, 1], and the sam
 Each seed learns and chooses on noises of its own; all are judged on one set that none of them sees, whose ends another solver
 found. Intervals are bootstraps over the judging noises. Finished parts stay in DIRECTORY and are not run again, so that a long
 run may be cut in pieces. ``--quick`` trains a small network of its own unless one is given, takes one seed, fewer noises and 4
-and 6 evaluations, and says so. The last line is JSON.
+and 6 evaluations, and says so. ``--adaptive`` lets each sample's own path correct what was learned. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from autotuner.diffusion import checkpoint, features
+from autotuner.diffusion.adaptive.build import Adapted, adapt
 from autotuner.diffusion.checkpoint import Sampler
 from autotuner.diffusion.config import TrainerConfig
 from autotuner.diffusion.data import Dataset, find
@@ -133,6 +134,15 @@ class Bench:
         sets = replace(self.sets(seed), judging=self.judging)
         return self.kept.of(name, lambda: build.build(self.sampler.denoiser, sets, evaluations))
 
+    def adapted(self, ladder: build.Built, seed: int) -> Adapted:
+        """The last level of a seed's ladder, corrected by each sample's own path."""
+
+        def make() -> Adapted:
+            sets = replace(self.sets(seed), judging=self.judging)
+            return adapt(self.sampler.denoiser, sets, ladder.best, self.sampler.classes)
+
+        return self.kept.of(f"adapted-{ladder.evaluations}-{self.size.learning}-{seed}", make)
+
     def images(self, table: Table) -> np.ndarray:
         """float32 pictures from the judging noises."""
         return solve(self.sampler.denoiser, self.judging.labels, self.judging.noise, table)
@@ -198,7 +208,7 @@ def gain_of(ratio: Interval) -> Interval:
     return Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
 
 
-def measure(bench: Bench) -> dict[str, Any]:
+def measure(bench: Bench, adaptive: bool = False) -> dict[str, Any]:
     """Print the tables; return the numbers."""
     ddim_name, ddim_squares, ddim_feature = bench.ddim()
     ddim = error_interval(ddim_squares)
@@ -217,6 +227,13 @@ def measure(bench: Bench) -> dict[str, Any]:
         found |= {f"paired_gain_{evaluations}": asdict(gain), f"over_ddim50_{evaluations}": asdict(over_ddim)}
         print(f"   gain over the strongest hand-made pair, {len(ladders)} seeds: {told(gain)}", flush=True)
         print(f"   error over that of DDIM in {DDIM_STEPS} steps: {told(over_ddim)}", flush=True)
+        if adaptive:
+            gains = {}
+            for seed, ladder in zip(bench.size.seeds, ladders, strict=True):
+                each = bench.adapted(ladder, seed)
+                gains[seed] = asdict(each.gain)
+                print(f"   seed {seed}  adaptive            {each.error:.3g}, lower by {told(each.gain)}")
+            found[f"adaptive_gain_{evaluations}"] = gains
         if all(each.best.error <= ddim.value for each in ladders):
             reached.append(evaluations)
     found["nfe_to_match_ddim50"] = min(reached) if reached else None
@@ -278,6 +295,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N")
     parser.add_argument("--noises", type=int, metavar="N", help="of each set; to learn from, and to choose with")
     parser.add_argument("--learning", type=int, metavar="N", help="of them, those to learn from; the cost grows with them")
+    parser.add_argument("--adaptive", action="store_true", help="correct each sample by its own path as well")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw a grid of samples")
     options = parser.parse_args()
     if options.checkpoint is None and not options.quick:
@@ -298,7 +316,7 @@ def main() -> None:
     bench = Bench(checkpoint.sampler(path, "teacher", 4), dataset_of(path), size, kept)
     certain = f"ends by {paired.SOLVER} certain to {bench.judging.change:.1g}"
     print(f"{size.judged} judging noises, {certain}; {size.learning} to learn from, {size.noises} to choose with")
-    found = measure(bench)
+    found = measure(bench, options.adaptive)
     if options.picture:
         draw(bench, options.picture)
     print(json.dumps({"benchmark": "sampling", "quick": options.quick, "goals": GOALS, **asdict(size), **found}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autotuner.cli import OK
 from autotuner.cli.output import add_json, words_aside
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from autotuner.diffusion.schedules.build import Built
 
 STEPS = (4, 6, 8)
+
+
+class Made(NamedTuple):
+    """What was learned for one number of evaluations, and where it lies."""
+
+    built: Built
+    path: Path
+    adapted: Adapted | None
+    adapted_path: Path | None
+    """None where it was not kept."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noises", type=positive, metavar="N", help="pairs of each set, no deadline then (default: what the time affords)"
     )
     parser.add_argument(
-        "--adaptive", action="store_true", help="then let each sample's own path correct it; about twice the time again"
+        "--adaptive",
+        action="store_true",
+        help="then let each sample's own path correct it; up to as long again, whatever --seconds says",
     )
     parser.add_argument("--seed", type=not_negative, default=0, help="another seed draws other noises (default: %(default)s)")
 
@@ -43,19 +55,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Learn, judge and save; print the ladder of each number of evaluations."""
     with words_aside(arguments) as tell:
-        tell({"learned": [_document(*each) for each in _learn(arguments)]})
+        tell({"learned": [_document(made) for made in _learn(arguments)]})
     return OK
 
 
-def _document(built: Built, path: Path, adapted: Adapted | None, adaptive_path: Path | None) -> dict[str, Any]:
-    rungs = [{"name": v.rung.name, "error": float(v.rung.error), "kept": v.kept, "why": v.why} for v in built.verdicts]
-    document = {"evaluations": built.evaluations, "file": path, "rungs": rungs}
-    if adapted is not None:
-        document["adaptive"] = {"error": adapted.error, "gain": asdict(adapted.gain), "file": adaptive_path}
+def _document(made: Made) -> dict[str, Any]:
+    verdicts = made.built.verdicts
+    rungs = [{"name": v.rung.name, "error": float(v.rung.error), "kept": v.kept, "why": v.why} for v in verdicts]
+    document = {"evaluations": made.built.evaluations, "file": made.path, "rungs": rungs}
+    if made.adapted is not None:
+        gain = asdict(made.adapted.gain)
+        document["adaptive"] = {"error": made.adapted.error, "gain": gain, "file": made.adapted_path}
     return document
 
 
-def _learn(arguments: argparse.Namespace) -> list[tuple[Built, Path, Adapted | None, Path | None]]:
+def _learn(arguments: argparse.Namespace) -> list[Made]:
     from autotuner.diffusion import betas, checkpoint
     from autotuner.diffusion.adaptive.build import adapt
     from autotuner.diffusion.schedules import artefact, build, latency
@@ -72,7 +86,7 @@ def _learn(arguments: argparse.Namespace) -> list[tuple[Built, Path, Adapted | N
     network = artefact.identify(denoiser)
     timesteps = betas.sigmas(config.beta_schedule) if config.process.startswith("vp_") else None
     sets = build.draw_sets(denoiser, shape, classes, count, *config.levels, arguments.seed)
-    learned: list[tuple[Built, Path, Adapted | None, Path | None]] = []
+    learned = []
     for each, effort in zip(evaluations, efforts, strict=True):
         built = build.build(denoiser, sets, each, effort)
         path = artefact.save(built.saved(network), out, timesteps)
@@ -81,7 +95,7 @@ def _learn(arguments: argparse.Namespace) -> list[tuple[Built, Path, Adapted | N
         saved = adapted.save(network, out) if adapted and adapted.kept else None
         if adapted:
             print("\n".join(adaptive_lines(adapted, saved)))
-        learned.append((built, Path(path), adapted, saved))
+        learned.append(Made(built, Path(path), adapted, saved))
     return learned
 
 

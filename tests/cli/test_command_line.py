@@ -5,7 +5,6 @@ import json
 import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,50 +14,9 @@ from autotuner.cli import COMMANDS, main
 from autotuner.cli.text import duration, number, percent, size, table
 from autotuner.journal import (
     AdviceRecord,
-    ChangeRecord,
-    DecisionRecord,
-    Journal,
-    RequestRecord,
-    RunRecord,
     journal_path,
-    model_key,
 )
-from autotuner.knobs import declare
-from autotuner.messages import Declaration
-
-DECLARATION = Declaration(
-    "cats-1", "cats", 1, 0.0, 1000.0, (declare("micro_batch", 32, [8, 16, 32]), declare("pace", 1.0, [0.5, 1.0]))
-)
-RUN = RunRecord(
-    "cats-1", "cats", "mlx", model_key(DECLARATION), DECLARATION.to_json(), 1000.0, 1000.0, "rules", "act",
-    step=400, images=12800, loss=0.02, final_held_out_loss=0.031, peak_bytes=3 * 2**30, last_values_json="[16.0, 1.0]",
-)  # fmt: skip
-CHANGE = ChangeRecord(
-    "cats-1", 1, "micro_batch", 2, 1, 32.0, 16.0, "memory_high", "micro_batch 32 to 16", "memory is nearly full", "rules",
-    1010.0, predicted_bytes=2.5 * 2**30, state="observed", delivered_unix=1010.0, acknowledged_unix=1011.5,
-    observed_unix=1030.0, step=57, images_per_second_before=812.0, images_per_second_after=640.0,
-    peak_bytes_before=3.0 * 2**30, peak_bytes_after=2.0 * 2**30,
-)  # fmt: skip
-
-
-@pytest.fixture
-def state(tmp_path, monkeypatch):
-    monkeypatch.setenv("AUTOTUNER_STATE_DIR", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def journal(state):
-    with Journal(journal_path(state)) as opened:
-        opened.write(RUN)
-        opened.commit()
-        yield opened
-
-
-def run(capsys, *words):
-    code = main(words)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+from tests.cli.one_run import run
 
 
 def test_help_lists_every_command_and_the_exit_codes(capsys):
@@ -149,71 +107,6 @@ def test_status_shows_a_daemons_document(capsys, journal, monkeypatch):
     assert "asked for 8, pinned" in out
     assert "last: micro_batch 16 to 8: heat" in out
     assert "25 %" in out
-
-
-def test_explain_tells_what_why_by_whom_and_what_it_did(capsys, journal):
-    journal.intend([CHANGE])
-    code, out, _ = run(capsys, "explain", "cats")
-    assert code == 0
-    assert "micro_batch 32 to 16  [observed]" in out
-    assert "why: memory is nearly full (rules: memory_high)" in out
-    assert "predicted memory: 2.5 GiB" in out
-    assert "applied before step 57, 1.5 s after it was asked for" in out
-    assert "observed: 812 to 640 images/s, memory 3 GiB to 2 GiB" in out
-    assert "in force at step 400: micro_batch 16, pace 1" in out
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        (
-            {"state": "refused", "refusal": "shape budget spent"},
-            "refused by the script's own bounds before step 57: shape budget",
-        ),
-        ({"state": "lost"}, "never reached the script"),
-        ({"state": "delivered", "acknowledged_unix": None, "observed_unix": None}, "the script has not answered yet"),
-    ],
-)
-def test_explain_tells_each_fate(capsys, journal, fields, sentence):
-    journal.intend([replace(CHANGE, **fields)])
-    assert sentence in run(capsys, "explain", "cats-1")[1]
-
-
-def test_explain_shows_refused_wishes_and_changes_that_the_mode_did_not_make(capsys, journal):
-    journal.write(DecisionRecord("cats-1", 1005.0, "act", 4, "hold", "hold", "refused: too soon", "rules", vetoed="dwell"))
-    shadow = DecisionRecord("cats-1", 1006.0, "observe", 3, "heat", "pace 1 to 0.5", "hot", "rules", changed=1)
-    journal.write(shadow)
-    journal.write(replace(shadow, time_unix=1007.0, changed=0, what="hold", why="all is well"))
-    journal.commit()
-    out = run(capsys, "explain", "cats")[1]
-    assert "hold; rules wished micro_batch up" in out
-    assert "pace 1 to 0.5  [not made: mode observe]" in out
-    assert "all is well" not in out
-    assert "all is well" in run(capsys, "explain", "cats", "--all")[1]
-    assert "too soon" not in run(capsys, "explain", "cats", "--last", "1")[1]
-
-
-def test_explain_tells_what_was_asked_for_and_refused(capsys, journal):
-    asked = RequestRecord("accept", "cats-1", "abc", 1005.0, 1006.0, 0, "advice abc is stale")
-    journal.write(asked)
-    journal.write(replace(asked, kind="undo", subject="", done=1, answer="asked cats-1 for pace 1"))
-    journal.commit()
-    out = run(capsys, "explain", "cats")[1]
-    assert "you asked to accept abc  [refused]\n          why: advice abc is stale" in out
-    assert "you asked to undo" not in out
-    assert [request["done"] for request in json.loads(run(capsys, "explain", "cats", "--json")[1])["requests"]] == [0, 1]
-
-
-def test_explain_as_json_holds_the_rows(capsys, journal):
-    journal.intend([CHANGE])
-    document = json.loads(run(capsys, "explain", "cats", "--json")[1])
-    assert document["changes"][0]["what"] == "micro_batch 32 to 16"
-
-
-def test_an_unknown_run_is_told_with_the_known_ones(capsys, journal):
-    code, _, err = run(capsys, "explain", "dogs")
-    assert code == 1
-    assert "known runs: cats-1" in err
 
 
 def test_a_pin_and_its_release_are_left_in_the_journal(capsys, journal):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from autotuner.diffusion.adaptive import artefact
+from autotuner.diffusion.adaptive import build as building
 from autotuner.diffusion.adaptive.allocation import Forecast, choose, learn_forecast, price_for
 from autotuner.diffusion.adaptive.curve import Curve, fit_curve, identity
 from autotuner.diffusion.adaptive.fit import errors, fit, slopes, with_curve, with_traits
@@ -297,3 +298,14 @@ def test_a_head_of_other_shapes_is_refused():
     head = plain(table(3), CLASSES)
     with pytest.raises(ConfigurationError, match="5 classes needs 4 stages of 23 traits"):
         replace(head, weights=head.weights[:2])
+
+
+def test_large_images_get_fewer_noises_as_their_derivatives_are_held_at_once(monkeypatch):
+    table = trace(ipndm, list(vp_uniform(4, 0.01, TOP)))
+    some = pairs(96, 0)
+    taken = slopes(gaussian, with_traits(gaussian, plain(table, CLASSES), some), some).jacobian
+    assert len(building.affordable(some, table)) == 96
+    monkeypatch.setattr(building, "LARGEST_SLOPES", taken.nbytes * 2 // 3)
+    assert len(building.affordable(some, table)) == 64
+    monkeypatch.setattr(building, "LARGEST_SLOPES", 1)
+    assert len(building.affordable(some, table)) == building.CHUNK

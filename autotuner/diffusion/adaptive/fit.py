@@ -53,7 +53,7 @@ class Slopes:
     seen: np.ndarray
     """A constant 1 and the traits of each sample at each free stage, shape (stages, count, 1 + traits)."""
     jacobian: np.ndarray
-    """Derivatives of each image by the numbers of its free stages, float32 (count, numbers, pixels)."""
+    """Derivatives of each image by the numbers of its free stages, float64 (count, numbers, pixels)."""
     rest: np.ndarray
     """End of the path minus image, shape (count, pixels)."""
 
