@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adaptive",
         action="store_true",
-        help="then let each sample's own path correct it; up to as long again, whatever --seconds says",
+        help="then let each sample's own path correct it; half as long again, beyond --seconds",
     )
     parser.add_argument("--seed", type=not_negative, default=0, help="another seed draws other noises (default: %(default)s)")
 
